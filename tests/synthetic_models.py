@@ -127,6 +127,20 @@ def qwen3_next_config(spec: Spec) -> dict[str, Any]:
     }
 
 
+def deepseek_v3_config(spec: Spec) -> dict[str, Any]:
+    head = spec.hidden // spec.heads
+    return {
+        **llama_config(spec),
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "kv_lora_rank": head,
+        "q_lora_rank": None,
+        "qk_nope_head_dim": head // 2,
+        "qk_rope_head_dim": head // 2,
+        "v_head_dim": head,
+    }
+
+
 def mamba_config(spec: Spec) -> dict[str, Any]:
     return {
         "architectures": ["MambaForCausalLM"],
@@ -230,6 +244,24 @@ def qwen3_next_shapes(spec: Spec) -> dict[str, Shape]:
     return {**around(spec, {}), **layers}
 
 
+def deepseek_v3_shapes(spec: Spec) -> dict[str, Shape]:
+    """Return layers whose cache is one latent vector a token, and the part that is rotated."""
+    hidden, head = spec.hidden, spec.hidden // spec.heads
+    return around(
+        spec,
+        {
+            **norms(hidden, "input_layernorm", "post_attention_layernorm"),
+            "self_attn.q_proj.weight": (hidden, hidden),
+            "self_attn.kv_a_proj_with_mqa.weight": (head + head // 2, hidden),
+            "self_attn.kv_a_layernorm.weight": (head,),
+            "self_attn.embed_q.weight": (spec.heads, head, head // 2),
+            "self_attn.unembed_out.weight": (spec.heads, head, head),
+            "self_attn.o_proj.weight": (hidden, hidden),
+            **perceptron(spec),
+        },
+    )
+
+
 def mamba_shapes(spec: Spec) -> dict[str, Shape]:
     hidden, inner = spec.hidden, spec.intermediate
     return backbone(
@@ -309,6 +341,11 @@ GEMMA3 = Family(
 FALCON_H1 = recurrent(falcon_h1_config, falcon_h1_shapes)
 # Here norms count from 1, as in what mlx_lm converts: a raw checkpoint's count from 0.
 QWEN3_NEXT = recurrent(qwen3_next_config, qwen3_next_shapes, out_proj=5.0, o_proj=5.0)
+DEEPSEEK_V3 = Family(
+    deepseek_v3_config,
+    deepseek_v3_shapes,
+    {**GAINS, "kv_a_proj_with_mqa": 2.0, "embed_q": 2.0, "unembed_out": 2.0},
+)
 MAMBA = recurrent(mamba_config, mamba_shapes, in_proj=2.0, out_proj=4.0)
 MAMBA2 = recurrent(mamba2_config, mamba2_shapes, in_proj=2.0, out_proj=4.0)
 
@@ -331,6 +368,8 @@ SPECS: Mapping[str, tuple[Spec, Family]] = {
     "statespace": (replace(SMALL, seed=3), FALCON_H1),
     # A layer of gated linear attention, then one of ordinary attention.
     "delta": (SMALL, QWEN3_NEXT),
+    # Attention whose keys and values are made of one latent vector a token.
+    "latent": (replace(SMALL, seed=1), DEEPSEEK_V3),
     # No attention at all.
     "recurrent": (replace(SMALL, heads=4, seed=3), MAMBA2),
     # The same, of a family whose code in mlx_lm does not know of padding: not to be batched.

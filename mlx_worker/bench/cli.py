@@ -92,7 +92,8 @@ def run(options: BenchOptions) -> None:
 def _targets(options: BenchOptions) -> list[Target]:
     """Return what is measured; the node is first, because the others are compared with it."""
     if options.url is None:
-        return [StartedNode(), StartedNode(spares=1), *map(_peer, options.peers), Baseline()]
+        nodes = [StartedNode(), StartedNode(spares=1), StartedNode(has_disk=True)]
+        return [*nodes, *map(_peer, options.peers), Baseline()]
     if options.model is None and options.peers:
         raise BenchmarkError("--url with --peer needs --model: the folder of what the node serves")
     beside: list[Target] = [] if options.model is None else [*map(_peer, options.peers), Baseline()]

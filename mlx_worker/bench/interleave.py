@@ -7,8 +7,10 @@ stands there and the others rest. [bench]
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,7 +21,6 @@ from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from mlx_worker.bench.scenarios.catalog import AnyScenario
     from mlx_worker.bench.servers.target import Opened, Target
@@ -88,14 +89,29 @@ def _fresh(
         for turn in range(plan.rounds):
             for target in plan.targets:
                 if target.kind in scenario.kinds:
-                    with target.opened(folders) as opened:
-                        yield _measurement(plan, name, target, turn, opened)
+                    yield _lives(plan, name, target, turn, folders)
+
+
+def _lives(
+    plan: Plan, name: str, target: Target, turn: int, folders: Sequence[Path]
+) -> Measurement:
+    """Measure all lives of a server that is started for this scenario."""
+    scenario = plan.scenarios[name]
+    samples = []
+    with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as kept:
+        for life in range(scenario.lives):
+            with target.opened(folders, Path(kept)) as opened:
+                samples.append(_sample(plan, name, turn, opened, life))
+    return Measurement(name, target.name, turn, scenario.joined(samples))
 
 
 def _measurement(plan: Plan, name: str, target: Target, turn: int, opened: Opened) -> Measurement:
+    return Measurement(name, target.name, turn, _sample(plan, name, turn, opened))
+
+
+def _sample(plan: Plan, name: str, turn: int, opened: Opened, life: int = 0) -> Sample:
     """Measure once; a measurement that fails has no figures, and the others go on."""
     try:
-        sample = opened.measure(plan.scenarios[name], f"{plan.seed}/{name}/{turn}")
+        return opened.measure(plan.scenarios[name], f"{plan.seed}/{name}/{turn}", life)
     except BenchmarkError as error:
-        sample = Sample({}, complaints=[error.message])
-    return Measurement(name, target.name, turn, sample)
+        return Sample({}, complaints=[error.message])

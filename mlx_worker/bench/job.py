@@ -12,7 +12,10 @@ from mlx_worker.bench.scenarios.streams import Streams
 
 
 class LoadJob(msgspec.Struct, frozen=True):
-    """For the load's process: the scenario, the server, its models' names, its processes."""
+    """For the load's process: the scenario, the server, its models' names, its processes.
+
+    `life` is that of `Stage`.
+    """
 
     scenario: AnyScenario
     seed: str
@@ -20,6 +23,7 @@ class LoadJob(msgspec.Struct, frozen=True):
     port: int
     models: tuple[str, ...]
     roles: dict[str, list[int]]
+    life: int = 0
 
 
 class BaselineJob(msgspec.Struct, frozen=True):

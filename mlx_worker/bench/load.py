@@ -30,7 +30,7 @@ REST = 30.0
 async def run(job: LoadJob) -> Sample:
     """Play the scenario, then wait until the server has come to rest."""
     client = LoadClient(job.host, job.port, job.models[0])
-    stage = Stage(client, Prompts(job.seed), job.roles, job.models)
+    stage = Stage(client, Prompts(job.seed), job.roles, job.models, job.life)
     sample = await job.scenario.run(stage)
     await until_idle(job.roles, perf_counter() + REST)
     figures = sample.figures.items()

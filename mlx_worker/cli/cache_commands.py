@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.resting import StoredKv
+    from mlx_worker.kv_disk.resting import IdentityOnDisk
 
 WRONG_RECORDS: Final = 65
 """Exit code of `verify` where a record was not right."""
@@ -204,14 +204,14 @@ def _configured_folder(file: Path | None) -> Path:
     return kv_folder(config.cache if config else CacheConfig())
 
 
-def _stored(folder: Path) -> list[StoredKv]:
+def _stored(folder: Path) -> list[IdentityOnDisk]:
     from mlx_worker.kv_disk.resting import list_stored
 
     with _disk(folder):
         return list_stored(folder)
 
 
-def _meant(folder: Path, name: str | None) -> list[StoredKv]:
+def _meant(folder: Path, name: str | None) -> list[IdentityOnDisk]:
     """Return what has this name; without a name, everything. Raises UnknownModel."""
     from mlx_worker.cli.client.model_names import unknown_among
 
@@ -231,7 +231,7 @@ def _disk(folder: Path) -> Iterator[None]:
         raise StorageError(f"{folder}: {cause_of(error)}") from error
 
 
-def _as_json(kv: StoredKv) -> dict[str, Any]:
+def _as_json(kv: IdentityOnDisk) -> dict[str, Any]:
     """Return an entry as `GET /cache/disk` has it."""
     return {
         "identity": kv.identity,

@@ -137,7 +137,8 @@ class BatchAdmission:
         return can_start_prefill(sequence, readers, resident)
 
     def _waits_for_disk(self, sequence: Sequence) -> bool:
-        is_alone = len(self._sequences.by_id) == 1
+        # The answer to a prompt that is warmed names no records: no suspects are tried for it.
+        is_alone = len(self._sequences.by_id) == 1 and sequence.text is not None
         return self._disk is not None and self._disk.has_to_wait(sequence, is_alone=is_alone)
 
     def _start(self, sequence: Sequence) -> Begun | None:

@@ -178,6 +178,8 @@ class Index:
 
     def _value_anew(self, entry: Entry) -> None:
         """Forget the worth of a record's segment, and that of the chunks after the record."""
+        if not self._worth:  # as while the index is filled
+            return
         self._worth.pop(entry.segment, None)
         for address in self._after.get(entry.address.key, ()):
             self._worth.pop(self._entries[address].segment, None)

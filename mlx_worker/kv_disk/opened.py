@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -20,14 +21,14 @@ from mlx_worker.kv_disk.saved_index import MAX_SAVED, dump, parse
 from mlx_worker.kv_disk.segments import Segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
-_PIECE: Final = 500
+_PIECE: Final = 2000
 
 
 class OpenedFolder:
@@ -59,7 +60,8 @@ class OpenedFolder:
             self.active = 0
             with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self.folder)  # a crash left a save half done
-            self._load(now())
+            with _garbage_kept():
+                self._load(now())
             self._descriptors = stack.pop_all()
 
     def close(self) -> None:
@@ -131,3 +133,18 @@ class OpenedFolder:
                 if entry.mark is not Mark.DELETED:
                     self.index.add(entry)
         self.active = max(self.segments.numbers(), default=0)
+
+
+@contextlib.contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Collect no garbage meanwhile: each collection visits all entries, and holds up all threads.
+
+    With 100,000 records that is a third of the time, and 100 ms in one piece.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -38,7 +38,7 @@ _SHORTEST: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class StoredKv:
+class IdentityOnDisk:
     """What one identity has on disk. `models` had this identity, the latest first.
 
     `tokens` are those of all chunks; `last_used` is in seconds since the epoch.
@@ -73,7 +73,7 @@ class Verified:
     unreadable_bytes: int
 
 
-def list_stored(path: Path) -> list[StoredKv]:
+def list_stored(path: Path) -> list[IdentityOnDisk]:
     """Return what each identity has, the one used last first; [] where there is no folder.
 
     Raises StorageError for a folder that must not be used, OSError where the volume fails.
@@ -165,11 +165,11 @@ class _Contents:
         self.unreadable_bytes += size - end
         return [entry_of(header, number, offset, changed) for offset, header in headers]
 
-    def stored(self) -> StoredKv:
+    def stored(self) -> IdentityOnDisk:
         """Return the sums."""
         lengths = {entry.address.key: entry.stop - entry.start for entry in self.entries}
         changed = max((ns / 1e9 for _, ns in self.sizes.values()), default=0.0)
-        return StoredKv(
+        return IdentityOnDisk(
             self._identity,
             self.models,
             len(self.entries),

@@ -125,7 +125,8 @@ class KvFolder:
         try:
             opened = self._opened = opening.result()
         except WorkerError as error:
-            self._switch_off(error.message)
+            path = str(kv_folder(self.config))
+            self._switch_off(error.message if path in error.message else f"{path}: {error.message}")
             return
         except Exception as error:  # noqa: BLE001  (whatever is wrong with the folder, models serve)
             self._switch_off(f"{kv_folder(self.config)}: {cause_of(error)}")

@@ -20,7 +20,7 @@ from mlx_worker.system.daemon_threads import call_in_daemon_thread
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from mlx_worker.kv_disk.resting import StoredKv
+    from mlx_worker.kv_disk.resting import IdentityOnDisk
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.wire.messages import DiskCache
 
@@ -30,7 +30,7 @@ DISK_TIMEOUT: Final = 25.0
 T = TypeVar("T")
 
 
-async def list_stored(folder: DiskCache) -> list[StoredKv]:
+async def list_stored(folder: DiskCache) -> list[IdentityOnDisk]:
     """Return what each identity has on disk. Raises WorkerError where the disk fails."""
     return await _on_disk(partial(resting.list_stored, Path(folder.path)))
 

@@ -16,16 +16,19 @@ import psutil
 import pytest
 
 from mlx_worker.bench.client import LoadClient, LoadRequest
+from mlx_worker.bench.interleave import Plan, measured
 from mlx_worker.bench.report.results import Results
 from mlx_worker.bench.scenarios.agent import Agent
 from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
 from mlx_worker.bench.scenarios.cancel import CancelledStreams
 from mlx_worker.bench.scenarios.crash import Crash
+from mlx_worker.bench.scenarios.disk_beside import DiskBeside
 from mlx_worker.bench.scenarios.health import Health
 from mlx_worker.bench.scenarios.late_arrival import LateArrivals
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
 from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.prefix import Prefix
+from mlx_worker.bench.scenarios.restart_prefix import RestartPrefix
 from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
@@ -196,6 +199,27 @@ def test_a_start_is_measured_and_nothing_of_it_is_left(nano: Path) -> None:
         assert len(pids) >= 2
     assert figures["listening"] <= figures["ready"]
     assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        RestartPrefix(tokens=(600,), warm_up=20, answer=2),
+        DiskBeside(streams=2, entries=3, batch=2, words=300, stretch=10),
+    ],
+)
+def test_what_is_on_disk_is_used_in_the_second_life(nano: Path, scenario: AnyScenario) -> None:
+    target = StartedNode(has_disk=True)
+    plan = Plan({"disk": scenario}, [target], 1, "seed", lambda _: nano)
+    (measurement,) = measured(plan)
+    assert measurement.sample.complaints == []
+    figures = measurement.sample.figures
+    if isinstance(scenario, RestartPrefix):
+        assert figures["restarted_share_600"] > 80
+        assert {"cold_600", "memory_600", "gain_restarted_600", "gain_memory_600"} <= set(figures)
+    else:
+        parts = ("alone", "written", "unwritten", "read", "found")
+        assert {f"{part}_p99" for part in parts} <= set(figures)
 
 
 def test_a_node_that_runs_already_is_measured_and_left_running(node: Node, tiny: Path) -> None:

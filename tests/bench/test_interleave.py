@@ -27,17 +27,22 @@ class Noting:
         self.notes = notes
         self.broken = broken
         self.seeds: list[str] = []
+        self.kept: list[Path | None] = []
 
     @contextlib.contextmanager
-    def opened(self, models: Sequence[Path]) -> Iterator[Noting]:
+    def opened(self, models: Sequence[Path], kept: Path | None = None) -> Iterator[Noting]:
+        self.kept.append(kept)
         self.notes.append(f"{self.name} starts on {len(models)} {models[0].name}")
         yield self
         self.notes.append(f"{self.name} stops")
 
-    def measure(self, scenario: AnyScenario, seed: str) -> Sample:
+    def measure(self, scenario: AnyScenario, seed: str, life: int = 0) -> Sample:
         self.seeds.append(seed)
         if self.broken:
             raise BenchmarkError(f"cannot do {scenario.synthetic}")
+        if scenario.lives > 1:
+            self.notes.append(f"{self.name} lives for the {life + 1}. time")
+            return Sample({"cold_4000": 50.0} if life == 0 else {"restarted_4000": 5.0})
         return Sample({"throughput": 1.0})
 
 
@@ -75,7 +80,7 @@ def test_nobody_kills_the_children_of_a_node_that_runs_already() -> None:
 def test_a_fresh_server_is_started_for_each_round() -> None:
     notes: list[str] = []
     run(["crash"], [Noting("a", "node", notes)], notes)
-    each = ["a starts on 1 nano", "crash a {}", "a stops"]
+    each = ["a starts on 1 nano", "a stops", "crash a {}"]
     assert notes == [line.format(turn) for turn in (0, 1) for line in each]
 
 
@@ -100,3 +105,26 @@ def test_a_measurement_that_fails_is_told_and_the_others_go_on() -> None:
     samples = run(["streams-8"], targets, notes, rounds=1)
     assert [sample.complaints for sample in samples] == [["cannot do nano"], []]
     assert [sample.figures for sample in samples] == [{}, {"throughput": 1.0}]
+
+
+def test_a_scenario_with_several_lives_restarts_its_server_on_the_same_folder() -> None:
+    notes: list[str] = []
+    target = Noting("a", "disk", notes)
+    (sample,) = run(["restart-prefix"], [target], notes, rounds=1)
+    assert notes == [
+        "a starts on 1 tiny",
+        "a lives for the 1. time",
+        "a stops",
+        "a starts on 1 tiny",
+        "a lives for the 2. time",
+        "a stops",
+        "restart-prefix a 0",
+    ]
+    assert sample.figures == {
+        "cold_4000": 50.0,
+        "restarted_4000": 5.0,
+        "gain_restarted_4000": 10.0,
+    }
+    (folder,) = set(target.kept)
+    assert folder is not None
+    assert not folder.exists()

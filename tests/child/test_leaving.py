@@ -73,7 +73,7 @@ def ends_on_disk(folder: Path) -> list[int]:
     found: list[int] = []
     for path in folder.glob("*/"):
         descriptor = os.open(path, os.O_RDONLY)
-        segments = Segments(descriptor, bytes.fromhex(path.name), os.pwrite)
+        segments = Segments(descriptor, bytes.fromhex(path.name), os.pwritev)
         for number in segments.numbers():
             headers, _, _ = segments.scan(number)
             found += [header.stop for _, header in headers]

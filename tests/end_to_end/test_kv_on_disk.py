@@ -37,6 +37,7 @@ def disk_of(node: RunningNode) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.full  # by default scripted children and a folder at rest prove the same
 def test_kv_of_a_system_prompt_is_listed_read_after_a_restart_and_cleared(
     node: RunningNode, tmp_path: Path
 ) -> None:

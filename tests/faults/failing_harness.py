@@ -38,12 +38,7 @@ def running_failing_node(
     The copy's class is `failing_model`'s: the weights and the tokens are the original's. Without
     `drafts` a step is one token of each row, and no pass is measured: steps can be counted.
     """
-    model = folder / "model"
-    model.mkdir()
-    for file in original.iterdir():
-        (model / file.name).write_bytes(file.read_bytes())
-    config = json.loads((original / "config.json").read_text()) | {"model_type": "failing"}
-    (model / "config.json").write_text(json.dumps(config))
+    model = failing_copy(original, folder / "model")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(fault_folder(folder)))
         node_folder = folder / "node"
@@ -59,6 +54,16 @@ def running_failing_node(
             if wait:
                 node.wait_until_ready()
             yield node
+
+
+def failing_copy(original: Path, model: Path, model_type: str = "failing") -> Path:
+    """Copy a model; the copy's class is `failing_model`'s, or `storable_model`'s."""
+    model.mkdir()
+    for file in original.iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    config = json.loads((original / "config.json").read_text()) | {"model_type": model_type}
+    (model / "config.json").write_text(json.dumps(config))
+    return model
 
 
 def set_fault(folder: Path, fault: Fault) -> None:

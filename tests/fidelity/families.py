@@ -24,8 +24,9 @@ class Proof:
 
 
 BATCHED: Mapping[str, Proof] = {
-    "tiny": Proof(("KVCache", "KVCache"), 0.34),
+    "tiny": Proof(("KVCache", "KVCache"), 0.28),
     "window": Proof(("RotatingKVCache", "RotatingKVCache", "KVCache"), 0.24),
+    "latent": Proof(("KVCache", "KVCache"), 0.06),
     "statespace": Proof(("CacheList(ArraysCache, KVCache)",) * 2, 0.14),
     "recurrent": Proof(("ArraysCache", "ArraysCache"), 0.12),
     "delta": Proof(("ArraysCache", "KVCache"), 0.08),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mlx_worker.kv_disk.place import FOLDER_VARIABLE
 from tests.commands import command
 from tests.documented_commands import DOCUMENTS, Shown, run_elsewhere, shown_in
 from tests.front.asking import Serve, model
@@ -56,6 +57,7 @@ async def test_every_command_of_the_documents_succeeds(
     (tmp_path / "prompts" / "assistant.txt").write_text("be kind and brief")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "kv"))
     ran = 0
     for block in runnable():
         for ours, lines in groupby(block, is_command):

@@ -208,6 +208,7 @@ async def test_a_request_is_a_server_span_with_its_phases_beneath_it_in_order(
         "gen_ai.usage.output_tokens": 3,
         "gen_ai.response.finish_reasons": ["stop"],
         "mlx_worker.dialect": "chat",
+        "mlx_worker.disk_tokens": 0,
         "mlx_worker.outcome": "success",
         "mlx_worker.request_id": "r-1",
     }

@@ -59,3 +59,23 @@ def test_the_longest_prefix_is_found(
                 store.put(record_of(link, kind=Kind.WINDOW))
         assert find_chain(store, IDENTITY, tokens, kinds) == best_of_all(store, tokens, kinds)
         store.close()
+
+
+def test_records_under_suspicion_serve_only_apart_from_others(disk: Disk) -> None:
+    store = disk.open()
+    links = chain(IDENTITY, list(range(600)))
+    records = [record_of(link, seconds=2.5) for link in links]
+    for record in records:
+        store.put(record)
+    store.suspect([records[1].address])
+    tokens = list(range(600))
+    kinds = frozenset({Kind.DELTA})
+    beside = find_chain(store, IDENTITY, tokens, kinds)
+    apart = find_chain(store, IDENTITY, tokens, kinds, apart=True)
+    assert beside == Chain(256, (records[0].address,))
+    assert apart == Chain(600, tuple(record.address for record in records))
+    size, seconds = store.cost_of(records[1].address)
+    assert size > 64
+    assert seconds == 2.5
+    store.delete(records[1].address)
+    assert store.cost_of(records[1].address) == (0, 0.0)

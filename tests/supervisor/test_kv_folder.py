@@ -45,6 +45,7 @@ async def test_the_second_node_has_the_folder_once_the_first_has_gone(tmp_path: 
     await first.open()
     await second.open()
     assert second.settings is None
+    assert str(tmp_path / "kv") in second.off
     assert "used by another node" in second.off
     first.close()
     await second.open()

@@ -49,7 +49,7 @@ class Outcome:
         return self.seen.median <= self.goal.bound
 
 
-MLX_LM, VLLM, SPARE = "mlx_lm.server", "vllm-mlx", "node with standby"
+MLX_LM, VLLM, SPARE, DISK = "mlx_lm.server", "vllm-mlx", "node with standby", "node with disk"
 
 GOALS = (
     Goal("throughput at 32", "streams-32", "throughput", "limit", 0.90, at_least=True),
@@ -94,6 +94,39 @@ GOALS = (
         at_least=False,
         how="itself",
         of=SPARE,
+    ),
+    *(
+        Goal(
+            f"{tokens:,} tokens, restarted / new",
+            "restart-prefix",
+            f"restarted_{tokens}",
+            DISK,
+            1 / 10,
+            at_least=False,
+            other=f"cold_{tokens}",
+            of=DISK,
+        )
+        for tokens in (4000, 15_000)
+    ),
+    Goal(
+        "pauses while KV is written, p99",
+        "disk-beside",
+        "written_p99",
+        DISK,
+        1.05,
+        at_least=False,
+        other="unwritten_p99",
+        of=DISK,
+    ),
+    Goal(
+        "pauses while KV is read, p99",
+        "disk-beside",
+        "read_p99",
+        DISK,
+        1.05,
+        at_least=False,
+        other="found_p99",
+        of=DISK,
     ),
 )
 

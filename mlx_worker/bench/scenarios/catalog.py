@@ -11,11 +11,13 @@ from mlx_worker.bench.scenarios.agent import Agent
 from mlx_worker.bench.scenarios.cached_prompts import CachedPrompts
 from mlx_worker.bench.scenarios.cancel import CancelledStreams
 from mlx_worker.bench.scenarios.crash import Crash
+from mlx_worker.bench.scenarios.disk_beside import DiskBeside
 from mlx_worker.bench.scenarios.health import Health
 from mlx_worker.bench.scenarios.late_arrival import LateArrivals
 from mlx_worker.bench.scenarios.long_prompt import LongPrompt
 from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.prefix import Prefix
+from mlx_worker.bench.scenarios.restart_prefix import RestartPrefix
 from mlx_worker.bench.scenarios.sessions import Sessions
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
@@ -26,11 +28,13 @@ AnyScenario: TypeAlias = (
     | CachedPrompts
     | CancelledStreams
     | Crash
+    | DiskBeside
     | Health
     | LongPrompt
     | ManyModels
     | LateArrivals
     | Prefix
+    | RestartPrefix
     | Sessions
     | Start
     | Streams
@@ -54,4 +58,6 @@ NAMED: dict[str, AnyScenario] = {
     "two-models": TwoModels(),
     "start": Start(),
     "crash": Crash(),
+    "restart-prefix": RestartPrefix(),
+    "disk-beside": DiskBeside(),
 }

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 import msgspec
 
 from mlx_worker.bench.client import LoadRequest
+from mlx_worker.bench.sample import Sample
 from mlx_worker.bench.statistics import quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mlx_worker.bench.answer import MeasuredAnswer
     from mlx_worker.bench.client import LoadClient, RunningRequest
     from mlx_worker.bench.processes import Roles
     from mlx_worker.bench.prompts import Prompts
-    from mlx_worker.bench.sample import Sample
 
-Kind: TypeAlias = Literal["limit", "node", "standby", "running", "peer"]
-"""`standby`: a node with a spare child, `running`: a node started by its user, not to be harmed."""
+Kind: TypeAlias = Literal["limit", "node", "standby", "disk", "running", "peer"]
+"""`standby`: a node with a spare child, `disk`: a node that keeps KV on disk too, `running`: a node
+started by its user, not to be harmed."""
 SyntheticModel: TypeAlias = Literal["nano", "tiny"]
 
 LONG_ANSWER = 4000
@@ -34,12 +35,16 @@ LONG_ANSWER = 4000
 
 @dataclass(frozen=True)
 class Stage:
-    """What a scenario plays on: a server, its processes, and the names of its models."""
+    """What a scenario plays on: a server, its processes, and the names of its models.
+
+    `life` counts the restarts of the server that the scenario has asked for.
+    """
 
     client: LoadClient
     prompts: Prompts
     roles: Roles
     models: tuple[str, ...]
+    life: int = 0
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -47,17 +52,27 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `synthetic` is the synthetic model that shows the effect best. `models` is the number of models
     at once, `kinds` are the targets that it can run on, and `fresh` is True if each round needs a
-    server that has just been started.
+    server that has just been started. With several `lives`, which need `fresh`, the scenario runs
+    once in each: the server is stopped and started between them, and keeps what is on its disk.
     """
 
     synthetic: SyntheticModel = "nano"
     models: ClassVar[int] = 1
     kinds: ClassVar[frozenset[Kind]] = frozenset({"node", "running", "peer"})
     fresh: ClassVar[bool] = False
+    lives: ClassVar[int] = 1
 
     async def run(self, stage: Stage) -> Sample:
         """Put the load on the server and return its figures."""
         raise NotImplementedError
+
+    def joined(self, samples: Sequence[Sample]) -> Sample:
+        """Return one sample of those of all lives; a figure of a later life counts."""
+        figures: dict[str, float] = {}
+        for sample in samples:
+            figures |= sample.figures
+        complained = [complaint for sample in samples for complaint in sample.complaints]
+        return Sample(figures, samples[-1].gaps, complained)
 
 
 async def long_streams(stage: Stage, count: int, words: int = 24) -> list[RunningRequest]:

@@ -29,7 +29,11 @@ class Baseline:
     kind: Kind = "limit"
 
     @contextlib.contextmanager
-    def opened(self, models: Sequence[Path]) -> Iterator[_OpenBaseline]:
+    def opened(
+        self,
+        models: Sequence[Path],
+        kept: Path | None = None,  # noqa: ARG002  (the limit keeps nothing)
+    ) -> Iterator[_OpenBaseline]:
         """Open the baseline; no process runs between measurements."""
         yield _OpenBaseline(models[0])
 
@@ -38,7 +42,7 @@ class _OpenBaseline:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def measure(self, scenario: AnyScenario, seed: str) -> Sample:
+    def measure(self, scenario: AnyScenario, seed: str, life: int = 0) -> Sample:  # noqa: ARG002
         assert isinstance(scenario, Streams)
         job = BaselineJob(scenario, seed, str(self._folder), ROWS)
         return run_module("mlx_worker.bench.baseline", job)

@@ -32,27 +32,27 @@ HEALTH_TIMEOUT = 10.0
 
 
 class StartedNode:
-    """`mlx-worker serve`, on a free port, without or with a spare child.
+    """`mlx-worker serve`, on a free port: without or with a spare child, or with KV on disk.
 
-    A spare that is prepared takes a core for a second or two, so only what a spare changes is
-    measured beside one.
+    A spare that is prepared takes a core for a second or two, and records are written beside the
+    load, so only what a spare or the disk changes is measured beside them.
     """
 
-    def __init__(self, *, spares: int = 0) -> None:
-        self.name = "node with standby" if spares else "node"
-        self.kind: Kind = "standby" if spares else "node"
+    def __init__(self, *, spares: int = 0, has_disk: bool = False) -> None:
+        self.name = "node with disk" if has_disk else "node with standby" if spares else "node"
+        self.kind: Kind = "disk" if has_disk else "standby" if spares else "node"
         self._spares = spares
 
     @contextlib.contextmanager
-    def opened(self, models: Sequence[Path]) -> Iterator[Server]:
+    def opened(self, models: Sequence[Path], kept: Path | None = None) -> Iterator[Server]:
         """Start a node whose models are called bench-0, bench-1, …."""
         names = tuple(f"bench-{i}" for i in range(len(models)))
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="mlx-worker-bench-") as folder:
             file = Path(folder) / "bench.toml"
-            file.write_text(
-                _configuration(dict(zip(names, models, strict=True)), port, self._spares)
-            )
+            served = dict(zip(names, models, strict=True))
+            disk = (kept or Path(folder)) / "kv" if self.kind == "disk" else None
+            file.write_text(_configuration(served, port, self._spares, disk))
             command = [sys.executable, "-m", "mlx_worker", "serve", "--config", str(file)]
             with started(command, port, names, _roles) as server:
                 yield server
@@ -73,7 +73,11 @@ class RunningNode:
         self._port = parts.port or 80
 
     @contextlib.contextmanager
-    def opened(self, models: Sequence[Path]) -> Iterator[Server]:  # noqa: ARG002  (it has its own)
+    def opened(
+        self,
+        models: Sequence[Path],  # noqa: ARG002  (the node has its own)
+        kept: Path | None = None,  # noqa: ARG002  (and its own folders)
+    ) -> Iterator[Server]:
         """Measure the first model of the node."""
         try:
             with urlopen(f"{self._url}/health", timeout=HEALTH_TIMEOUT) as answer:  # noqa: S310
@@ -99,7 +103,7 @@ def _roles(pid: int) -> dict[str, list[int]]:
     return {"front": [front], "child": children}
 
 
-def _configuration(models: dict[str, Path], port: int, spares: int) -> str:
+def _configuration(models: dict[str, Path], port: int, spares: int, disk: Path | None) -> str:
     server = f'[server]\nhost = "{HOST}"\nport = {port}\n'
     tables = [
         f'[[models]]\nid = "{name}"\npath = {msgspec.json.encode(str(folder.resolve())).decode()}\n'
@@ -114,5 +118,14 @@ def _configuration(models: dict[str, Path], port: int, spares: int) -> str:
     )
     # What an earlier run has written would be read in the next one, and the user's own folder is
     # not for measurements.
-    cache = "[cache]\ndisk = false\n"
+    cache = "[cache]\ndisk = false\n" if disk is None else _cache_section(disk)
     return "\n".join([server, supervisor, cache, *tables])
+
+
+def _cache_section(folder: Path) -> str:
+    """Return bounds that no measurement comes near, on a volume that may be nearly full."""
+    path = msgspec.json.encode(str(folder.resolve())).decode()
+    return (
+        f"[cache]\ndisk = true\npath = {path}\ndisk_cache_bytes = {CACHE_BYTES}\n"
+        f"disk_writes_per_day = {1000 * CACHE_BYTES}\ndisk_free_min = 1\n"
+    )

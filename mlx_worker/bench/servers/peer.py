@@ -39,7 +39,11 @@ class Peer:
         self._command = PEERS[name]
 
     @contextlib.contextmanager
-    def opened(self, models: Sequence[Path]) -> Iterator[Server]:
+    def opened(
+        self,
+        models: Sequence[Path],
+        kept: Path | None = None,  # noqa: ARG002  (no peer has a folder for what it keeps)
+    ) -> Iterator[Server]:
         """Start the server on the first of these models."""
         port = free_port()
         command = self._command(models[0].resolve(), port)

@@ -51,9 +51,9 @@ class Server:
     roles: Callable[[], dict[str, list[int]]]
     started: dict[str, float] = field(default_factory=dict)
 
-    def measure(self, scenario: AnyScenario, seed: str) -> Sample:
+    def measure(self, scenario: AnyScenario, seed: str, life: int = 0) -> Sample:
         """Put the load on the server, from a process of its own."""
-        job = LoadJob(scenario, seed, self.host, self.port, self.models, self.roles())
+        job = LoadJob(scenario, seed, self.host, self.port, self.models, self.roles(), life)
         sample = run_module("mlx_worker.bench.load", job)
         if scenario.fresh:
             sample.figures |= self.started

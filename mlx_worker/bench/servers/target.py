@@ -29,8 +29,8 @@ CACHE_BYTES = 4 << 30
 class Opened(Protocol):
     """Something that runs and can be measured."""
 
-    def measure(self, scenario: AnyScenario, seed: str) -> Sample:
-        """Measure one scenario once. Raises BenchmarkError."""
+    def measure(self, scenario: AnyScenario, seed: str, life: int = 0) -> Sample:
+        """Measure one life of a scenario once. Raises BenchmarkError."""
 
 
 class Target(Protocol):
@@ -39,5 +39,10 @@ class Target(Protocol):
     name: str
     kind: Kind
 
-    def opened(self, models: Sequence[Path]) -> AbstractContextManager[Opened]:
-        """Start the target on these models, and stop it at the end. Raises BenchmarkError."""
+    def opened(
+        self, models: Sequence[Path], kept: Path | None = None
+    ) -> AbstractContextManager[Opened]:
+        """Start the target on these models, and stop it at the end. Raises BenchmarkError.
+
+        `kept` is a folder that outlasts the target, for what its next life finds.
+        """

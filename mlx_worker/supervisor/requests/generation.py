@@ -248,12 +248,14 @@ class Generation:
     def prefill(self) -> tuple[int, float] | None:
         """Return the prompt tokens that were computed, and the seconds until the first token.
 
-        The seconds begin when a process gets the request. None without a first token, and where a
-        crash came before it.
+        The seconds begin when a process gets the request. None without a first token, where a crash
+        came before it, and where KV was read from disk: the seconds are not those of the model.
         """
         if self.first_token_at is None or any(not crash.tokens for crash in self.crash_records):
             return None
         started = self._started.result()
+        if started.disk_tokens:
+            return None
         computed = started.prompt_tokens - started.cached_tokens
         return computed, self.first_token_at - self.handed_over[0]
 

@@ -12,6 +12,7 @@ while no other sequence is in work, and are used again when a step behind them w
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,8 +54,8 @@ PIECE: Final = 0.005
 PIECE_ALONE: Final = 0.05
 """Seconds of a step in which records become arrays, beside decoding rows and without them."""
 
-JOIN_BYTES: Final = 128 << 20
-"""Bytes of the layers that are joined in one step."""
+JOIN_BYTES: Final = 32 << 20
+"""Bytes of the layers that are joined in one step, about: one layer at least."""
 
 PATIENCE: Final = 10.0
 """Seconds without a record after which a read is given up: a disk may hang."""
@@ -78,7 +79,6 @@ class _Read:
     disk: DiskRead
     restoration: Restoration
     waiting: list[Sequence]
-    last_progress: float
     limit: int
     """Records from this place on are not there: those before may serve a shorter prefix."""
     added: set[int] = field(default_factory=set)
@@ -132,7 +132,8 @@ class DiskReading:
         self._in_line: set[int] = set()
         self._trial: tuple[Sequence, ReadPlan] | None = None
         self._given_up: DiskRead | None = None
-        tier.store.suspect(addresses_of(tier.disk.suspects))  # before any read
+        self._progress_at = 0.0
+        self._is_usable = self._set_suspects_aside()  # before any read
 
     # --- what the admission asks ---
 
@@ -181,8 +182,7 @@ class DiskReading:
         """Return after how many seconds `advance` gives a read up; None: there is none."""
         if not self._reads:
             return None
-        due = min(read.last_progress for read in self._reads) + PATIENCE
-        return max(0.0, due - self._monotonic())
+        return max(0.0, self._progress_at + PATIENCE - self._monotonic())
 
     def advance(self, *, is_decoding: bool) -> list[PrefillProgress]:
         """Go on with what was read, for a small part of a step."""
@@ -199,7 +199,7 @@ class DiskReading:
                 ]
             if read.is_complete:
                 self._finish(read)
-            elif self._monotonic() - read.last_progress >= PATIENCE:
+            elif self.seconds_left == 0:
                 log.warning(Entry("the disk does not answer: a prompt is read instead"))
                 self._given_up = read.disk
                 self._lose(read, min(set(range(read.limit)) - read.added))
@@ -220,6 +220,19 @@ class DiskReading:
             for sequence in read.waiting:
                 sequence.asked_disk = True
             self._drop(read)
+
+    def _set_suspects_aside(self) -> bool:
+        """Set records aside that a process read before its death; False if the disk hangs."""
+        suspects = addresses_of(self._tier.disk.suspects)
+        done = threading.Event()
+
+        def set_aside() -> None:
+            self._tier.store.suspect(suspects)
+            done.set()
+
+        if suspects:
+            self._reader.call(set_aside)
+        return not suspects or done.wait(PATIENCE)
 
     # --- inside: choosing ---
 
@@ -244,8 +257,8 @@ class DiskReading:
         self, sequence: Sequence, tokens: list[int], *, is_alone: bool
     ) -> ReadPlan | None:
         """Return what is worth reading for a sequence; None: its prompt is read."""
-        if self._given_up is not None and self._given_up.under_way:
-            return None  # the disk still hangs
+        if not self._is_usable or (self._given_up is not None and self._given_up.under_way):
+            return None  # the disk hangs
         resident = self._resident(sequence)
         if len(tokens) - resident < WORTH_WAITING:
             return None
@@ -291,6 +304,7 @@ class DiskReading:
             [record.nbytes for record in plan.records],
             apart=plan.is_trial,
         )
+        self._progress_at = self._monotonic()
         self._reads.append(
             _Read(
                 tokens[: plan.length],
@@ -298,7 +312,6 @@ class DiskReading:
                 disk,
                 restoration,
                 [sequence],
-                self._monotonic(),
                 len(plan.records),
             )
         )
@@ -306,7 +319,7 @@ class DiskReading:
     def _add_loaded(self, read: _Read, until: float) -> None:
         """Add records that were loaded, until a moment."""
         while time.perf_counter() < until and (loaded := self._reader.take(read.disk)):
-            read.last_progress = self._monotonic()
+            self._progress_at = self._monotonic()
             record = read.plan.records[loaded.place]
             if loaded.payload is None:
                 self._lose(read, loaded.place)

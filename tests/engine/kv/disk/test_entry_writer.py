@@ -56,6 +56,23 @@ def test_a_system_prompt_and_a_rested_session_are_on_disk(name: str, tmp_path: P
     seat.close()
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_answer_after_a_restart_is_that_without_a_cache(name: str, tmp_path: Path) -> None:
+    seat = Seat(name, tmp_path)
+    seat.chat(some_tokens(PROMPT, 1), system=SYSTEM, in_session=True)
+    longest = max((entry.tokens for entry in seat.entries), key=len)
+    prompt = [*longest, *some_tokens(20, 2)]
+    seat.writer.finish(60)
+    seat.close()
+    seat.open()
+    answer, from_disk = seat.answer(prompt)
+    assert from_disk == len(longest)
+    seat.engine.clear_cache()
+    assert seat.tier.clear()
+    assert seat.answer(prompt) == (answer, 0)
+    seat.close()
+
+
 def test_a_session_that_goes_on_rests_anew(seat: Seat) -> None:
     tokens = some_tokens(PROMPT, 1)
     seat.chat(tokens, in_session=True)

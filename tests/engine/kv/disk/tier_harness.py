@@ -12,7 +12,8 @@ from mlx_worker.engine.kv.disk.tier import DiskTier
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.kv_disk.chains import find_chain
-from mlx_worker.wire.messages import DiskCache
+from mlx_worker.wire.messages import DiskCache, Started
+from mlx_worker.wire.output import StepOutput
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.engine.kv.disk.restored import restore
 from tests.synthetic_models import make
@@ -57,10 +58,9 @@ class Seat:
         self._ids = 0
         self.open()
 
-    def open(self, cache_bytes: int = GIB, **disk: int) -> None:
-        bounds = {"capacity": GIB, "writes_per_day": 1 << 40, "free_min": 0, **disk}
+    def open(self, cache_bytes: int = GIB) -> None:
         tier = DiskTier.open(
-            DiskCache(str(self.folder / "kv"), **bounds),
+            DiskCache(str(self.folder / "kv"), GIB, 1 << 40, 0),
             self.model,
             "weights",
             VERSIONS,
@@ -103,6 +103,24 @@ class Seat:
         self.admit(tokens, system=system, answer=answer, in_session=in_session)
         while self.engine.active:
             self.engine.step()
+
+    def answer(self, tokens: list[int]) -> tuple[list[int], int]:
+        """Return the answer to a prompt, and how many tokens of the prompt came from disk."""
+        started = []
+        answer: list[int] = []
+        self._ids += 1
+        request = ChatRequest([], Sampling(1), 24)
+        started.append(
+            self.engine.admit(self._ids, request, Prompt(tokens, 0, ""), in_session=True)
+        )
+        while self.engine.active:
+            for message in self.engine.step():
+                if isinstance(message, Started):
+                    started.append(message)
+                elif isinstance(message, StepOutput):
+                    answer += message.rows[0].tokens
+        (begun,) = [message for message in started if isinstance(message, Started)]
+        return answer, begun.disk_tokens
 
     def idle(self, seconds: float = 0.0) -> None:
         """Let time pass without any request."""
