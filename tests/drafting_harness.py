@@ -6,6 +6,7 @@ the answer with mistakes. `FewWords` is a model that chooses among few tokens, a
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
-FREE: Final = Ladder({(rows, width): 1.0 for rows in ROWS for width in WIDTHS})
-"""A ladder by which every draft pays."""
+FREE: Final = Ladder(
+    {(rows, width): 1.0 for rows in ROWS for width in WIDTHS}, clock=itertools.count().__next__
+)
+"""A ladder by which every draft pays, and a clock by which every step takes a second."""
 CONTEXT: Final = 4096
 
 

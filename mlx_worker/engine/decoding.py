@@ -123,7 +123,11 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
 
         Raises ComputationFailed where those were sampled from logits that were never computed.
         """
-        if drafts := self._drafts():
+        drafts = self._drafts()
+        if self.speculation is not None:
+            width = 1 + max(map(len, drafts.values()), default=0)
+            self.speculation.begin_step(len(self.uids), width)
+        if drafts:
             return self._wide_step(drafts)
         inputs, reported, evidence = self._next_tokens, self._next_logprobs, self._next_evidence
         computed = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]

@@ -82,5 +82,5 @@ class Drafter:
             self.accepted_predicted += accepted
             self.rejected_predicted += drafted - accepted
         self._misses = 0 if accepted else self._misses + 1
-        if self._misses:
-            self._resumes_at = tokens + min(LONGEST_PAUSE, 1 << self._misses)
+        if self._misses > 1:
+            self._resumes_at = tokens + min(LONGEST_PAUSE, 1 << (self._misses - 1))

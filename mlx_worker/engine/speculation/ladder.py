@@ -32,10 +32,14 @@ LONGEST: Final = 1.5
 
 @dataclass(frozen=True)
 class Ladder:
-    """Seconds of a forward pass by (rows, width); `because` says why no row drafts, or is ""."""
+    """Seconds of a forward pass by (rows, width); `because` says why no row drafts, or is "".
+
+    `clock` is what the seconds were measured by.
+    """
 
     seconds: Mapping[tuple[int, int], float]
     because: str = ""
+    clock: Callable[[], float] = time.perf_counter
 
     def cost(self, rows: int, width: int) -> float:
         """Return the seconds of a forward pass, between and beyond what was measured too."""
@@ -83,13 +87,16 @@ def measure_ladder(
     if not all(isinstance(layer, KVCache) for layer in layers):
         return Ladder({}, "the model's KV cannot be cut at any token")
     seconds: dict[tuple[int, int], float] = {}
-    ladder = Ladder(seconds)
+    ladder = Ladder(seconds, clock=clock)
     begun = clock()
     for count in dict.fromkeys(min(of, rows) for of in ROWS):
         cache = [layer.merge([layer] * count) for layer in layers]
         for width in WIDTHS:
             tokens = mx.zeros((count, width), dtype=mx.int32)
-            seconds[count, width] = _fastest(model, tokens, cache, clock)
+            seconds[count, width] = took = _fastest(model, tokens, cache, clock)
+            for narrower in WIDTHS[: WIDTHS.index(width)]:
+                # What disturbed a pass was no part of its cost.
+                seconds[count, narrower] = min(seconds[count, narrower], took)
             if width > 1 and seconds[count, width] > width * seconds[count, 1] / WORTH:
                 break  # and a wider pass is no better
         if clock() - begun > LONGEST:

@@ -74,7 +74,7 @@ class Lookup:
     def after(self, token: int, count: int) -> list[int]:
         """Return at most `count` tokens that may follow `token`, the row's next one.
 
-        Call `find` before. Nothing follows a token that is not the one that was found.
+        Call `find` before. Nothing follows another token than the source has next.
         """
         if self._at >= len(self._source) or self._source[self._at] != token:
             return []

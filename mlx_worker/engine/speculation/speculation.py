@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
+from mlx_worker.engine.speculation.pace import StepPace
 from mlx_worker.wire.messages import PassCost
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Speculation:
         self._ladder = ladder
         self._context_length = context_length
         self._vocabulary = vocabulary
+        self._pace = StepPace(ladder.clock)
         self._pays: dict[int, bool] = {}
 
     @property
@@ -73,13 +75,19 @@ class Speculation:
             self._pays[rows] = is_on and self._ladder.best_gain(rows) >= WORTH
         return self._pays[rows]
 
+    def begin_step(self, rows: int, width: int) -> None:
+        """Learn how long the step before took; call this at the begin of every step."""
+        if self.pays(rows):
+            self._pace.begin(self._ladder.cost(rows, width), is_wide=width > 1)
+
     def width(self, rows: int, drafts: Sequence[tuple[int, float]], longest: int) -> int:
         """Return the width of the next pass of this number of rows; 1: no row drafts.
 
         `drafts` has for each row that could draft how many tokens it has, and its hit rate.
         `longest` is how many tokens the longest row has.
         """
-        best, best_speed = 1, MARGIN * rows / self._ladder.cost(rows, 1)
+        narrow, wide = self._pace.narrow, self._pace.wide
+        best, best_speed = 1, MARGIN * rows / (narrow * self._ladder.cost(rows, 1))
         widest = min(
             WIDEST,
             1 + max((count for count, _ in drafts), default=0),
@@ -88,7 +96,8 @@ class Speculation:
         )
         for width in range(2, widest + 1):
             expected = sum(_expected(min(count, width - 1), rate) for count, rate in drafts)
-            if (speed := (rows + expected) / self._ladder.cost(rows, width)) > best_speed:
+            seconds = wide * self._ladder.cost(rows, width)
+            if (speed := (rows + expected) / seconds) > best_speed:
                 best, best_speed = width, speed
         return best
 

@@ -117,7 +117,7 @@ def test_row_that_misses_stops_for_a_while() -> None:
         while not drafter.may_draft(tokens):
             tokens.append(tokens[-4])
         pauses.append(len(tokens) - before)
-    assert pauses[:4] == [2, 4, 8, 16]
+    assert pauses[:5] == [0, 2, 4, 8, 16]
     assert pauses[-1] == LONGEST_PAUSE
 
 
