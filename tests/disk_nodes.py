@@ -193,6 +193,12 @@ def disk_tokens(node: RunningNode, model: str) -> int:
     return disk_use(node, model).tokens
 
 
+def crashes(node: RunningNode) -> list[Any]:
+    """Return the events of children that ended and should not have, since the node's start."""
+    events: list[dict[str, Any]] = node.ask("/admin/events").json["events"]
+    return [event for event in events if event["kind"] == "crash"]
+
+
 def disk_report(node: RunningNode, model: str) -> dict[str, Any]:
     """Return what a node says of a model's KV on disk; the child tells at most once a second."""
     report: dict[str, Any] = node.ask(f"/cache?model={model}").json["disk"]

@@ -169,6 +169,7 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     fault.add_argument("--unavailable", action="store_true")
     fault.add_argument("--fail-warm", action="store_true")
     fault.add_argument("--ignore-eof", action="store_true")
+    fault.add_argument("--restore", action="store_true", help="records before the start is told")
     fault.add_argument("--die-of-records", type=int, default=0, metavar="N", help="the first N")
     fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
     given = parser.parse_args(given_flags)
@@ -434,6 +435,9 @@ class FakeWorker:
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
         from_disk = min(cached, self._flags.disk_tokens or 0)
+        if self._flags.restore and (records := self._records()):
+            self._host.send([PrefillProgress(id_, 0, prompt_tokens, records)])
+            await self._die_of(records)
         started = Started(
             id_,
             prompt_tokens,
@@ -450,8 +454,7 @@ class FakeWorker:
             self._disk_hits += bool(from_disk)
             self._on_disk += 1
             self._host.send([self._disk_state()])
-        if any(record in RECORDS[: self._flags.die_of_records] for record in started.disk_records):
-            await self._host.end(-signal.SIGSEGV)
+        await self._die_of(started.disk_records)
         await self._take(
             self._flags.prefill_for,
             lambda share: PrefillProgress(id_, int(unread * share), unread),
@@ -464,6 +467,10 @@ class FakeWorker:
             ]
         )
         await self._go_wrong(self._rows[id_])
+
+    async def _die_of(self, records: list[bytes]) -> None:
+        if any(record in RECORDS[: self._flags.die_of_records] for record in records):
+            await self._host.end(-signal.SIGSEGV)
 
     def _records(self) -> list[bytes]:
         """The record that is read from disk, if there is a disk: the first without suspicion."""

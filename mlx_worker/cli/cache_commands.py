@@ -42,7 +42,7 @@ kv_folder_option = click.option(
 
 @click.group
 def cache() -> None:
-    """List, verify and clear the KV of prompts that is kept on disk."""
+    """List, verify and clear the KV on disk."""
 
 
 @cache.command
@@ -134,7 +134,7 @@ def verify(*, model: str | None, as_json: bool, path: Path | None, file: Path | 
 def clear(
     *, model: str | None, as_json: bool, path: Path | None, file: Path | None, url: str | None
 ) -> None:
-    """Clear the prompt caches of all models, or of one, in memory and on disk.
+    """Clear the prompt caches of models, in memory and on disk.
 
     Without a running node, MODEL is a model's id, or the first 8 or more characters of an identity,
     and the folder itself is cleared.

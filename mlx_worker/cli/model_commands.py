@@ -192,7 +192,7 @@ async def _warmed(node: NodeClient, text: str, model: str | None) -> dict[str, A
 @as_json
 @on_node
 def clear(*, model: str | None, as_json: bool, node: NodeClient) -> None:
-    """Clear the prompt caches of all models, or of one, in memory and on disk."""
+    """Clear the prompt caches of models, in memory and on disk."""
     from mlx_worker.cli.reports.output import print_json
 
     cleared = asyncio.run(_cleared(node, model))

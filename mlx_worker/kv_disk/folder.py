@@ -39,6 +39,7 @@ def open_root(path: Path, *, create: bool = True) -> int:
     descriptor = _open_directory(os.fspath(path))
     try:
         _check_format(descriptor, path, create=create)
+        _make_private(descriptor)  # only now: a folder of something else is left as it is
     except BaseException:
         os.close(descriptor)
         raise
@@ -50,7 +51,13 @@ def open_folder(root: int, name: str, *, create: bool = True) -> int:
     if create:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700, dir_fd=root)
-    return _open_directory(name, root)
+    descriptor = _open_directory(name, root)
+    try:
+        _make_private(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def open_file(folder: int, name: str, flags: int = os.O_RDONLY) -> int:
@@ -118,9 +125,13 @@ def _open_directory(name: str, below: int | None = None) -> int:
     if status.st_uid != os.geteuid() or status.st_mode & _WRITABLE_BY_OTHERS:
         os.close(descriptor)
         raise StorageError(f"{name} belongs to or can be written by other users")
-    if status.st_mode & 0o077:
-        os.fchmod(descriptor, 0o700)
     return descriptor
+
+
+def _make_private(folder: int) -> None:
+    """Take all rights of other users away."""
+    if os.fstat(folder).st_mode & 0o077:
+        os.fchmod(folder, 0o700)
 
 
 def _check_format(root: int, path: Path, *, create: bool) -> None:

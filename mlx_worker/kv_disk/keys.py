@@ -1,8 +1,9 @@
 """The names under which KV is stored: a hash chain over chunks of token ids.
 
 A key covers every token before the key's end and everything that makes KV right: the weights, the
-versions of mlx and mlx-lm, the class of each layer's cache, the dtype, the adapter and the device
-that computed. Equal keys mean equal KV; nothing is found by the name of a model. Pure. [both]
+versions of mlx and mlx-lm, the class of each layer's cache, the dtype, the adapter, the device
+that computed and the settings of its libraries. Equal keys mean equal KV; nothing is found by the
+name of a model. Pure. [both]
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ class Identity:
     dtype: str
     adapter: str = ""
     device: str = ""
+    settings: str = ""
 
     @cached_property
     def encoded(self) -> bytes:
         """Return the identity as bytes; no two identities have the same bytes."""
         versions = (self.mlx, self.mlx_lm, self.dtype)
-        texts = (self.weights, *versions, self.adapter, self.device, *self.layers)
+        texts = (self.weights, *versions, self.adapter, self.device, self.settings, *self.layers)
         fields = [text.encode() for text in texts]
         return b"".join(_COUNT.pack(len(field)) + field for field in fields)
 

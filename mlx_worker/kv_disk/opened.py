@@ -6,29 +6,29 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
-from mlx_worker.kv_disk.account import Account
+from mlx_worker.kv_disk.account import Account, AccountBusy
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.folder import lock, open_file, open_folder, open_root, same_folder
-from mlx_worker.kv_disk.index import Index, SegmentState, entry_of, in_pieces
+from mlx_worker.kv_disk.index import Index, SegmentState, entry_of, garbage_kept, in_pieces
 from mlx_worker.kv_disk.payload import BadRecord
 from mlx_worker.kv_disk.records import Mark
 from mlx_worker.kv_disk.saved_index import MAX_SAVED, dump, parse
 from mlx_worker.kv_disk.segments import Segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
-_PIECE: Final = 2000
+_PIECE: Final = 500
 
 
 class OpenedFolder:
@@ -52,16 +52,18 @@ class OpenedFolder:
             stack.callback(os.close, self.root)
             self.folder = open_folder(self.root, self.name)
             stack.callback(os.close, self.folder)
-            stack.callback(os.close, lock(self.folder, "process"))
             self.account = Account(self.root, now)
+            stack.callback(os.close, self._locked())
             self.segments = Segments(self.folder, identity.digest, write_at, read_at)
             self.index = Index()
             self.states: dict[int, SegmentState] = {}
             self.active = 0
             with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self.folder)  # a crash left a save half done
-            with _garbage_kept():
-                self._load(now())
+            # Streams need pauses when a disk has healed; at the start of a process there are none.
+            piece = sys.maxsize if create else _PIECE
+            with garbage_kept():
+                self._load(now(), piece)
             self._descriptors = stack.pop_all()
 
     def close(self) -> None:
@@ -105,11 +107,26 @@ class OpenedFolder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.folder)
 
-    def _load(self, now: float) -> None:
+    def _locked(self) -> int:
+        """Return the descriptor that holds the lock. Raises StorageError where a process has it.
+
+        A process that makes room has the locks of identities that are not open, for a moment, and
+        always holds the account meanwhile.
+        """
+        try:
+            return lock(self.folder, "process")
+        except StorageError as error:
+            try:
+                with self.account.held():
+                    return lock(self.folder, "process")
+            except AccountBusy:
+                raise error from None
+
+    def _load(self, now: float, piece: int) -> None:
         """Fill the index: from the saved copy where a segment is as the copy says, or by a scan."""
         try:
             content = read_file(self.folder, INDEX_NAME, MAX_SAVED)
-            saved, entries = parse(content, self._identity.digest)
+            saved, entries = parse(content, self._identity.digest, piece)
         except (OSError, StorageError, BadRecord):  # only a shortcut
             saved, entries = {}, {}
         for number, (size, changed) in self.segments.sizes().items():
@@ -129,22 +146,7 @@ class OpenedFolder:
                     if entry.address in uses:
                         entry.uses = uses[entry.address].uses
                         entry.used_at = uses[entry.address].used_at
-            for entry in in_pieces(found, _PIECE):
+            for entry in in_pieces(found, piece):
                 if entry.mark is not Mark.DELETED:
                     self.index.add(entry)
         self.active = max(self.segments.numbers(), default=0)
-
-
-@contextlib.contextmanager
-def _garbage_kept() -> Iterator[None]:
-    """Collect no garbage meanwhile: each collection visits all entries, and holds up all threads.
-
-    With 100,000 records that is a third of the time, and 100 ms in one piece.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

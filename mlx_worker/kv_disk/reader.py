@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 THREADS: Final = 4
 
+THREAD_BYTES: Final = 16 << 20
+"""Bytes of a read for which a thread is started: a small read is done before a second thread runs,
+and each thread takes a core from what computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -72,12 +76,14 @@ class DiskReader:
         max_bytes: int,
         *,
         threads: int = THREADS,
+        thread_bytes: int = THREAD_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self.on_loaded: Callable[[], None] = _ignore
         self._max_bytes = max_bytes
         self._max_threads = threads
+        self._thread_bytes = thread_bytes
         self._monotonic = monotonic
         self._changed = threading.Condition()
         self._reads: deque[DiskRead] = deque()
@@ -93,7 +99,7 @@ class DiskReader:
         read = DiskRead(addresses, sizes, apart=apart)
         with self._changed:
             self._reads.append(read)
-            self._start_threads(len(addresses))
+            self._start_threads(min(len(addresses), 1 + sum(sizes) // self._thread_bytes))
         return read
 
     def call(self, function: Callable[[], None]) -> None:

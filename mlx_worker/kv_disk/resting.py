@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.folder import lock, open_folder, open_root
-from mlx_worker.kv_disk.index import entry_of
+from mlx_worker.kv_disk.index import entry_of, garbage_kept, in_pieces, release
 from mlx_worker.kv_disk.names import read_models, remove_models
 from mlx_worker.kv_disk.payload import BadRecord
 from mlx_worker.kv_disk.records import Mark, decode_body
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{32}")
 _UNBOUNDED: Final = 1 << 62
+_PIECE: Final = 1000
+_SEGMENTS: Final = 16
 _SHORTEST: Final = 8
 """Characters of an identity that are enough to name it."""
 
@@ -148,7 +150,7 @@ class _Contents:
         except (OSError, StorageError, BadRecord):
             saved, entries = {}, {}
         by_address: dict[Address, Entry] = {}
-        for number, (size, changed) in self.sizes.items():
+        for number, (size, changed) in in_pieces(self.sizes.items(), _SEGMENTS):
             known = saved.get(number)
             if known is not None and (known.end, known.changed) == (size, changed):
                 found = entries[number]
@@ -237,4 +239,9 @@ def _opened(path: Path, identity: str) -> Iterator[_Contents | None]:
             yield None
             return
         stack.callback(os.close, folder)
-        yield _Contents(folder, identity)
+        stack.enter_context(garbage_kept())
+        contents = _Contents(folder, identity)
+        try:
+            yield contents
+        finally:
+            release(contents.entries, _PIECE)

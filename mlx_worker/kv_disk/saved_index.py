@@ -36,8 +36,6 @@ _SEGMENT: Final = struct.Struct("<IQqdd")
 _ENTRY: Final = struct.Struct(f"<BB{KEY_BYTES}s{KEY_BYTES}sIIdIQQdd")
 _CHECK_BYTES: Final = 16
 _PIECE: Final = 500
-_PARSED_PIECE: Final = 2000
-"""Larger than the pieces of a copy that is made: hardly anything is decoded during a start."""
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _MARKS: Final = {int(mark): mark for mark in Mark}
 _MOST: Final = 1e12
@@ -74,15 +72,18 @@ def parse_segments(content: bytes, identity: bytes) -> dict[int, SegmentState]:
 
 
 def parse(
-    content: bytes, identity: bytes
+    content: bytes, identity: bytes, piece: int = _PIECE
 ) -> tuple[dict[int, SegmentState], dict[int, list[Entry]]]:
-    """Return the segments and their entries of a saved copy. Raises BadRecord."""
+    """Return the segments and their entries of a saved copy. Raises BadRecord.
+
+    `piece` is how many entries are parsed without a pause.
+    """
     body = _body(content, identity)
     segments = _segments(body)
     entries: dict[int, list[Entry]] = {number: [] for number in segments}
     packed = body[_HEAD.size + len(segments) * _SEGMENT.size :]
     try:
-        for fields in in_pieces(_ENTRY.iter_unpack(packed), _PARSED_PIECE):
+        for fields in in_pieces(_ENTRY.iter_unpack(packed), piece):
             entry = _entry(fields)
             if entry.offset + entry.length > segments[entry.segment].end:
                 raise BadRecord("a record ends behind its segment")

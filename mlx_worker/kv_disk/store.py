@@ -66,6 +66,7 @@ class DiskStore:
         self._saved_at = monotonic()
         self._report = report
         self._is_name_taken = False
+        self._suspects: list[Address] = []
         self._hits = self._misses = self._corrupt = 0
         with self._writing:
             self._open(create=True)
@@ -184,12 +185,17 @@ class DiskStore:
 
     def suspect(self, addresses: Iterable[Address]) -> None:
         """Set records aside that a child read shortly before its death; delete those tried."""
-        for address in addresses:
-            entry = self._find(address)
-            if entry is not None and entry.mark is Mark.LIVE:
-                self._set_mark(entry, Mark.SUSPECT)
-            elif entry is not None:
-                self._delete(entry)
+        with self._writing:
+            if self._opened is None:
+                self._suspects += addresses  # until the folder can be opened
+                return
+            for address in addresses:
+                entry = self._find(address)
+                if entry is not None and entry.mark is not Mark.LIVE:
+                    self._delete(entry)
+                elif entry is not None and not self._set_mark(entry, Mark.SUSPECT):
+                    with self._lock:  # on a volume that is read-only, this process knows
+                        self._opened.index.mark(entry, Mark.SUSPECT)
 
     def absolve(self, addresses: Iterable[Address]) -> None:
         """Use records again that were tried without a crash."""
@@ -206,14 +212,16 @@ class DiskStore:
         if entry is not None:
             self._delete(entry)
 
-    def clear(self) -> None:
-        """Delete everything of this identity."""
+    def clear(self) -> bool:
+        """Delete everything of this identity that is open here; return False if the disk failed."""
         with self._writing, self._guard():
             if self._opened is None:
-                return
+                return True
             self._opened.remove_index()
             for number in list(self._opened.states):
                 self._space.remove_segment(self._opened, number)
+            return True
+        return False
 
     def verify(self) -> tuple[int, int]:
         """Read every record; delete those that are not right. Return how many were, were not."""
@@ -290,6 +298,8 @@ class DiskStore:
                 self._opened = opened
             for entry in [entry for entry in opened.index if entry.mark is Mark.TRIED]:
                 self._delete(entry)
+            suspects, self._suspects = self._suspects, []
+            self.suspect(suspects)  # before anything can be read
             self._space.measure(opened)
             self._availability.try_again()
 

@@ -49,6 +49,8 @@ class DiskWriter:
         self._nbytes = 0
         self._dropped = 0
         self._is_busy = False
+        self._done = 0
+        """Tasks of the thread that have ended."""
         self._is_closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="kv-disk-writer", daemon=True)
@@ -101,11 +103,16 @@ class DiskWriter:
         return not self._thread.is_alive()
 
     def clear(self) -> None:
-        """Forget all records that are not being written yet."""
+        """Forget all records that are not being written yet, and wait for the one that is.
+
+        What was added before the call is on disk then, or never will be.
+        """
         with self._changed:
             self._nbytes -= sum(size for _, _, size in self._queue)
             self._queue.clear()
             self._changed.notify_all()
+            done = self._done
+            self._changed.wait_for(lambda: not self._is_busy or self._done > done)
 
     @property
     def queued(self) -> Queued:
@@ -116,6 +123,7 @@ class DiskWriter:
     def _run(self) -> None:
         while True:
             with self._changed:
+                self._done += self._is_busy
                 self._is_busy = False
                 self._changed.notify_all()
                 if not self._queue and not self._is_closing:

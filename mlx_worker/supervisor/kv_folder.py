@@ -29,6 +29,7 @@ from mlx_worker.system.daemon_threads import call_in_daemon_thread
 from mlx_worker.wire.messages import DiskCache
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mlx_worker.config.schema import CacheConfig
@@ -42,7 +43,7 @@ TURNED_OFF: Final = "cache.disk is false"
 
 
 @dataclass(frozen=True, slots=True)
-class _OpenFolder:
+class OpenFolder:
     """A folder that this node has locked; the lock ends with the descriptor."""
 
     path: Path
@@ -52,14 +53,23 @@ class _OpenFolder:
 
 
 class KvFolder:
-    """The folder of one node. `off` is why no KV is kept on disk; "" where KV is kept."""
+    """The folder of one node. `off` is why no KV is kept on disk; "" where KV is kept.
 
-    def __init__(self, config: CacheConfig, timeout: float = DISK_TIMEOUT) -> None:
+    `open_folder` asks the disk, in a daemon thread.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        timeout: float = DISK_TIMEOUT,
+        open_folder: Callable[[CacheConfig], OpenFolder] | None = None,
+    ) -> None:
         self.off = "" if config.disk else TURNED_OFF
         self.config = config
         self._timeout = timeout
-        self._opened: _OpenFolder | None = None
-        self._opening: asyncio.Future[_OpenFolder] | None = None
+        self._open_folder = open_folder or open_kv_folder
+        self._opened: OpenFolder | None = None
+        self._opening: asyncio.Future[OpenFolder] | None = None
 
     @property
     def settings(self) -> DiskCache | None:
@@ -99,7 +109,7 @@ class KvFolder:
         if not self.is_wanted:
             return
         if self._opening is None:
-            call = partial(_open, self.config)
+            call = partial(self._open_folder, self.config)
             self._opening = call_in_daemon_thread(call, "open the KV on disk")
         opening = self._opening
         with contextlib.suppress(TimeoutError):
@@ -120,7 +130,7 @@ class KvFolder:
             os.close(self._opened.lock)
             self._opened = None
 
-    def _take(self, opening: asyncio.Future[_OpenFolder]) -> None:
+    def _take(self, opening: asyncio.Future[OpenFolder]) -> None:
         """Use the folder that was opened, and say so; or say why it cannot be used."""
         try:
             opened = self._opened = opening.result()
@@ -150,7 +160,7 @@ class KvFolder:
         self.off = why
 
 
-def _open(config: CacheConfig) -> _OpenFolder:
+def open_kv_folder(config: CacheConfig) -> OpenFolder:
     """Open and lock the folder, in a daemon thread. Raises StorageError or OSError."""
     path = kv_folder(config)
     root = open_root(path)
@@ -164,7 +174,7 @@ def _open(config: CacheConfig) -> _OpenFolder:
             raise
     finally:
         os.close(root)
-    return _OpenFolder(path, held, capacity_of(config, free=free, held=total), free)
+    return OpenFolder(path, held, capacity_of(config, free=free, held=total), free)
 
 
 def _name_holder(held: int) -> None:
@@ -174,7 +184,7 @@ def _name_holder(held: int) -> None:
         os.pwrite(held, b"%d\n" % os.getpid(), 0)
 
 
-def _close_late(opening: asyncio.Future[_OpenFolder]) -> None:
+def _close_late(opening: asyncio.Future[OpenFolder]) -> None:
     """Release a folder that was opened after the node had given up on it."""
     if not opening.cancelled() and opening.exception() is None:
         os.close(opening.result().lock)

@@ -9,6 +9,7 @@ is cleared here. The disk is asked in a daemon thread, so a volume that hangs ho
 from __future__ import annotations
 
 import asyncio
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 DISK_TIMEOUT: Final = 25.0
 """Seconds that the disk may take; commands wait 30 s for a node."""
 
+MOST_CALLS: Final = 4
+"""Calls that may wait for the disk at a time: a thread that a disk holds up never ends."""
+
+_CALLS: Final = threading.BoundedSemaphore(MOST_CALLS)
+
 T = TypeVar("T")
 
 
@@ -39,20 +45,24 @@ async def clear_stored(
     folder: DiskCache,
     models: Sequence[ModelRuntime],
     cleared: Collection[ModelRuntime],
+    running: Collection[ModelRuntime],
     *,
     all_: bool,
 ) -> None:
     """Clear the KV on disk of models, or `all_` of it, but for what a process has open.
 
-    The processes of the models `cleared` have cleared their own. Raises ModelLoading where another
-    process has some of this KV open, WorkerError where the disk fails.
+    The processes of the models `cleared` have cleared their own; those of the models `running` may
+    have KV open. Raises ModelLoading where another process has some of this KV open, WorkerError
+    where the disk fails.
     """
     ids = None if all_ else frozenset(model.config.id for model in models)
     in_use = await _on_disk(partial(_clear, Path(folder.path), ids))
     for model in models:
         if not model.child.serving:
             model.child.disk_totals.on_cleared()
-    left = in_use - {model.config.id for model in cleared}
+    asked = {model.config.id for model in cleared}
+    others = {model.config.id for model in running} - asked
+    left = {name for models in in_use for name in _left(models, asked, others)}
     if left:
         names = ", ".join(map(repr, sorted(left)))
         raise ModelLoading(
@@ -61,20 +71,41 @@ async def clear_stored(
         )
 
 
-def _clear(path: Path, ids: frozenset[str] | None) -> set[str]:
-    """Clear what has one of these names; return the names whose KV a process has open."""
-    in_use: set[str] = set()
+def _left(models: Sequence[str], asked: Collection[str], others: Collection[str]) -> list[str]:
+    """Return the models that may have uncleared KV open; `models` are those that share this KV.
+
+    Of models with the same weights one process has the KV open, and only that one can clear it.
+    """
+    holders = [name for name in models if name in others]
+    if holders or any(name in asked for name in models):
+        return holders
+    return list(models[:1])
+
+
+def _clear(path: Path, ids: frozenset[str] | None) -> list[tuple[str, ...]]:
+    """Clear what has one of these names; return the names of what a process has open."""
+    in_use = []
     for stored in resting.list_stored(path):
         is_meant = ids is None or ids.intersection(stored.models)
         if is_meant and not resting.clear(path, stored.identity):
-            in_use.update(stored.models[:1])
+            in_use.append(stored.models)
     return in_use
+
+
+def _bounded(call: Callable[[], T]) -> T:
+    """Make a call. Raises StorageError while too many others wait for the disk."""
+    if not _CALLS.acquire(blocking=False):
+        raise StorageError("earlier requests still wait for the disk")
+    try:
+        return call()
+    finally:
+        _CALLS.release()
 
 
 async def _on_disk(call: Callable[[], T]) -> T:
     try:
         async with asyncio.timeout(DISK_TIMEOUT):
-            return await call_in_daemon_thread(call, "KV on disk")
+            return await call_in_daemon_thread(partial(_bounded, call), "KV on disk")
     except TimeoutError:
         raise WorkerError(f"KV on disk: no answer within {DISK_TIMEOUT:g} s") from None
     except StorageError as error:

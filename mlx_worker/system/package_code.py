@@ -15,7 +15,15 @@ import mlx_worker
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CHILD_HALF: Final = ("child", "engine", "grammar_trial", "limits.py", "models", "wire")
+_CHILD_HALF: Final = (
+    "child",
+    "engine",
+    "grammar_trial",
+    "kv_disk",
+    "limits.py",
+    "models",
+    "wire",
+)
 """Packages and modules whose code decides what a model says.
 
 What a child imports beside them formats errors and log lines, or speaks to the system.

@@ -242,11 +242,16 @@ class Started(WireMessage, frozen=True):
 
 
 class PrefillProgress(WireMessage, frozen=True):
-    """Tell how many prompt tokens of this id are in the KV cache, of how many."""
+    """Tell how many prompt tokens of this id are in the KV cache, of how many.
+
+    `disk_records` are about to be used for this id: a process that dies before its `Started` has
+    told what the process had read. They are named as in `Started`, and once.
+    """
 
     id: int
     done: int
     total: int
+    disk_records: list[bytes] = []
 
 
 class PromptWarmed(WireMessage, frozen=True):

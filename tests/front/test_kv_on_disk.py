@@ -304,6 +304,22 @@ async def test_clear_while_a_process_that_is_not_ready_has_the_disk_is_refused(
     assert (await front.ask("/cache?model=m", method="DELETE")).status == 200
 
 
+async def test_clear_of_kv_that_another_model_has_open_names_that_model(
+    serve: Serve, cache: CacheConfig, disk: Disk
+) -> None:
+    store(disk, IDENTITY, "a")
+    store(disk, IDENTITY, "m")  # the same weights: one of the two processes has the KV open
+    front = await serve(models=(model("m"), model("a")), cache=cache)
+    await front.reaches("m", state="ready")
+    await front.reaches("a", state="ready")
+    in_use = disk.open()
+    answer = await front.ask("/cache?model=m", method="DELETE")
+    assert (answer.status, answer.error["code"]) == (503, "model_loading")
+    assert "'a'" in answer.error["message"]
+    assert (await front.ask("/cache", method="DELETE")).status == 200
+    in_use.close()
+
+
 async def test_clear_of_a_folder_that_fails_is_one_error(
     serve: Serve, cache: CacheConfig, disk: Disk
 ) -> None:

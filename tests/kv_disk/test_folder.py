@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mlx_worker.errors import StorageError
-from mlx_worker.kv_disk.folder import FORMAT_NAME, lock, open_root
+from mlx_worker.kv_disk.account import Account
+from mlx_worker.kv_disk.folder import FORMAT_NAME, lock, open_folder, open_root
 from mlx_worker.kv_disk.reports import Outcome
 from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, is_right, single
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from mlx_worker.kv_disk.store import DiskStore
 
 
 def test_folders_and_files_are_private(disk: Disk) -> None:
@@ -71,6 +75,11 @@ def let_others_write_to_the_account(disk: Disk) -> None:
     (disk.folder / "account").chmod(0o666)
 
 
+def state_below(folder: Path) -> list[tuple[Path, int]]:
+    """Every file and folder, and who may use it."""
+    return sorted((path, path.lstat().st_mode) for path in folder.rglob("*"))
+
+
 REFUSED = [
     (link_the_folder, "is no folder"),
     (put_a_fifo_in_its_place, "is no folder"),
@@ -88,7 +97,7 @@ def test_a_folder_that_cannot_be_trusted_is_left_alone(
     disk: Disk, prepare: Callable[[Disk], None], line: str
 ) -> None:
     prepare(disk)
-    before = sorted(disk.folder.parent.rglob("*"))
+    before = state_below(disk.folder.parent)
     store = disk.open()
     assert store.put(single(1)) is Outcome.OFF
     assert store.put(single(2)) is Outcome.OFF
@@ -97,7 +106,7 @@ def test_a_folder_that_cannot_be_trusted_is_left_alone(
     store.close()
     assert len(disk.lines) == 1
     assert line in disk.lines[0]
-    assert sorted(disk.folder.parent.rglob("*")) == before
+    assert state_below(disk.folder.parent) == before
 
 
 def test_a_folder_that_others_can_read_is_made_private(disk: Disk) -> None:
@@ -128,6 +137,25 @@ def test_two_processes_do_not_share_an_identity(disk: Disk) -> None:
     second.maintain()
     assert is_right(single(1), second.get(single(1).address))
     second.close()
+
+
+def test_an_identity_is_opened_while_another_process_makes_room(disk: Disk) -> None:
+    disk.open().close()
+    root = open_root(disk.folder)
+    folder = open_folder(root, IDENTITY.digest.hex())
+    opened: list[DiskStore] = []
+    with Account(root, lambda: disk.time).held():
+        held = lock(folder, "process")
+        opening = threading.Thread(target=lambda: opened.append(disk.open()))
+        opening.start()
+        opening.join(0.05)
+        os.close(held)
+    opening.join()
+    assert opened[0].put(single(1)) is Outcome.STORED
+    assert not disk.lines
+    opened[0].close()
+    os.close(folder)
+    os.close(root)
 
 
 def test_identities_do_not_see_each_other(disk: Disk) -> None:

@@ -13,7 +13,9 @@ from tests.kv_disk.disk_harness import IDENTITY
 
 prompts = st.lists(st.integers(0, 3), max_size=3 * CHUNK_TOKENS)
 texts = st.text("a\0\u00e9", max_size=4)
-identities = st.builds(Identity, texts, texts, texts, st.lists(texts, max_size=3).map(tuple), texts)
+identities = st.builds(
+    Identity, texts, texts, texts, st.lists(texts, max_size=3).map(tuple), texts, settings=texts
+)
 
 
 @given(prompts)
@@ -52,6 +54,7 @@ def test_identities_share_no_bytes(one: Identity, other: Identity) -> None:
         {"dtype": "float16"},
         {"adapter": "a"},
         {"device": "gpu"},
+        {"settings": "MLX_ENABLE_TF32=1"},
     ],
 )
 def test_each_part_of_the_identity_changes_every_key(change: dict[str, str]) -> None:
@@ -64,5 +67,5 @@ def test_each_part_of_the_identity_changes_every_key(change: dict[str, str]) -> 
 
 def test_keys_stay_what_they_are_while_the_format_does() -> None:
     keys = [link.key.hex()[:16] for link in chain(IDENTITY, list(range(300)))]
-    assert keys == ["d697fafba3983211", "2947d11bfc2dffd9"]
-    assert IDENTITY.digest.hex() == "607633ffad9a3c47f72b67a2104e601d"
+    assert keys == ["64722e335e21d7ae", "1aa31799cb8a51a9"]
+    assert IDENTITY.digest.hex() == "f178a14e14968c1798f00c6584d06c0e"

@@ -61,9 +61,12 @@ def stored(disk: Disk, count: int) -> tuple[DiskStore, list[Record]]:
     return store, records
 
 
-def gated(store: DiskStore, max_bytes: int = 1 << 20, threads: int = 4) -> tuple[Gate, DiskReader]:
+def gated(
+    store: DiskStore, max_bytes: int = 1 << 20, threads: int = 4, thread_bytes: int = 1
+) -> tuple[Gate, DiskReader]:
     gate = Gate(store)
-    return gate, DiskReader(gate, max_bytes, threads=threads)  # type: ignore[arg-type]
+    reader = DiskReader(gate, max_bytes, threads=threads, thread_bytes=thread_bytes)  # type: ignore[arg-type]
+    return gate, reader
 
 
 def start(reader: DiskReader, records: list[Record], size: int = 64) -> DiskRead:
@@ -99,6 +102,20 @@ def test_several_records_are_read_at_once_within_the_bound(disk: Disk) -> None:
     assert len(gate.asked) == 3  # four threads, but room for three
     gate.let_go.release(6)
     assert len(take_all(reader, read, woken, 6)) == 6
+
+
+def test_a_small_read_takes_one_thread_from_what_computes(disk: Disk) -> None:
+    store, records = stored(disk, 4)
+    gate, reader = gated(store, thread_bytes=2 * 64)
+    woken = Woken(reader)
+    small = start(reader, records[:1])
+    gate.wait_for(1)
+    large = start(reader, records[1:])
+    gate.wait_for(3)  # one thread of the small read, and two for three records
+    assert len(gate.asked) == 3
+    gate.let_go.release(4)
+    assert len(take_all(reader, large, woken, 3)) == 3
+    assert reader.take(small) is not None
 
 
 def test_a_record_larger_than_the_bound_is_read_alone(disk: Disk) -> None:

@@ -278,3 +278,28 @@ def test_a_suspect_whose_trial_ends_in_a_crash_is_deleted(disk: Disk, is_told: b
     assert store.statistics.records == 0
     assert store.put(single(1)) is Outcome.STORED
     store.close()
+
+
+def test_suspects_of_a_folder_that_cannot_be_opened_yet_are_set_aside_later(disk: Disk) -> None:
+    first = disk.open()
+    first.put(single(1))
+    second = disk.open()
+    second.suspect([single(1).address])
+    first.close()
+    disk.monotonic += RETRY_SECONDS
+    second.maintain()
+    assert second.statistics.quarantined == 1
+    assert second.get(single(1).address) is None
+    assert is_right(single(1), second.get(single(1).address, apart=True))
+    second.close()
+
+
+def test_a_suspect_on_a_read_only_volume_is_not_read(disk: Disk) -> None:
+    store = disk.open()
+    store.put(single(1))
+    disk.error = errno.EROFS
+    store.suspect([single(1).address])
+    assert not store.contains(single(1).address)
+    assert store.get(single(1).address) is None
+    assert store.get(single(1).address, apart=True) is None  # the trial could not be recorded
+    store.close()

@@ -90,3 +90,23 @@ def test_a_drain_ends_at_its_deadline(store: DiskStore, gate: Gate) -> None:
     gate.opened.set()
     assert writer.close(PATIENCE)
     assert [store.contains(single(number).address) for number in range(3)] == [True, False, False]
+
+
+def test_what_is_being_written_is_on_disk_once_the_queue_is_cleared(
+    store: DiskStore, gate: Gate
+) -> None:
+    writer = DiskWriter(store)
+    writer.start()
+    for number in range(3):
+        writer.add(single(number))
+    assert gate.is_reached.wait(PATIENCE)
+    clearing = threading.Thread(target=writer.clear)
+    clearing.start()
+    clearing.join(0.05)
+    assert clearing.is_alive()
+    gate.opened.set()
+    clearing.join(PATIENCE)
+    assert store.contains(single(0).address)  # so a clear of the store finds it
+    assert store.clear()
+    assert writer.close(PATIENCE)
+    assert store.statistics.records == 0

@@ -31,6 +31,7 @@ NODES: Final = {
     ),
     *("service", "soak", "tools/page_cost.py"),
     "conftest.py",
+    "disk_nodes.py",
     "processes.py",
     "test_public_names.py",
     "tools/page_cost.py",

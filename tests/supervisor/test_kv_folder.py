@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import os
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
-from mlx_worker.supervisor.kv_folder import TURNED_OFF, KvFolder
+from mlx_worker.supervisor.kv_folder import TURNED_OFF, KvFolder, OpenFolder, open_kv_folder
 from mlx_worker.wire.messages import DiskCache
 from tests.supervisor_harness import eventually, kill_worker, ready, running, scripted
 
@@ -21,6 +23,12 @@ def configured(path: Path) -> CacheConfig:
         disk_writes_per_day=Size(2 * 10**9),
         disk_free_min=Size(1),
     )
+
+
+def open_when(answers: threading.Event, config: CacheConfig) -> OpenFolder:
+    """Open the folder on a disk that answers late."""
+    answers.wait()
+    return open_kv_folder(config)
 
 
 async def test_a_new_process_is_told_of_the_folder_and_its_bounds(tmp_path: Path) -> None:
@@ -75,10 +83,12 @@ async def test_a_node_has_the_folder_from_the_next_process_on(tmp_path: Path) ->
 
 async def test_a_disk_that_does_not_answer_holds_up_no_start(tmp_path: Path) -> None:
     """The node starts without the folder, and has the folder once the disk has answered."""
-    folder = KvFolder(configured(tmp_path / "kv"), timeout=0)
+    answers = threading.Event()
+    folder = KvFolder(configured(tmp_path / "kv"), 0, partial(open_when, answers))
     await folder.open()
     assert folder.settings is None
     assert "does not answer within 0 s" in folder.off
+    answers.set()
 
     async def is_open() -> bool:
         await folder.open()
@@ -90,9 +100,11 @@ async def test_a_disk_that_does_not_answer_holds_up_no_start(tmp_path: Path) -> 
 
 
 async def test_a_folder_that_opens_after_the_node_has_ended_is_released(tmp_path: Path) -> None:
-    late, other = KvFolder(configured(tmp_path / "kv"), timeout=0), None
+    answers, other = threading.Event(), None
+    late = KvFolder(configured(tmp_path / "kv"), 0, partial(open_when, answers))
     await late.open()
     late.close()
+    answers.set()
 
     async def is_free() -> bool:
         nonlocal other

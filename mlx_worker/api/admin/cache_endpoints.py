@@ -61,7 +61,8 @@ async def cache_clear(request: web.Request) -> web.Response:
     models = [named] if named else list(node.models.values())
     cleared = [model for model in models if await node.client.clear(model)]
     if (folder := node.disk_cache) is not None:
-        await clear_stored(folder, models, cleared, all_=named is None)
+        running = [model for model in node.models.values() if model.child.serving]
+        await clear_stored(folder, models, cleared, running, all_=named is None)
     return json_response(schemas.ClearResponse([model.config.id for model in models]))
 
 

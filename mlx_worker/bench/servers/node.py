@@ -127,5 +127,5 @@ def _cache_section(folder: Path) -> str:
     path = msgspec.json.encode(str(folder.resolve())).decode()
     return (
         f"[cache]\ndisk = true\npath = {path}\ndisk_cache_bytes = {CACHE_BYTES}\n"
-        f"disk_writes_per_day = {1000 * CACHE_BYTES}\ndisk_free_min = 1\n"
+        f"disk_writes_per_day = {1000 * CACHE_BYTES}\ndisk_free_min = 1000000\n"
     )

@@ -98,10 +98,12 @@ class CacheObserver(Protocol):
 class PromptCache:
     """Store the KV of prefixes, and find the longest known prefix of a prompt.
 
-    `observer` None: what becomes of entries is of no interest.
+    `observer` None: what becomes of entries is of no interest. `reserved` bytes of the budget are
+    for KV that is about to be stored.
     """
 
     observer: CacheObserver | None = None
+    reserved = 0
 
     def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
         self._max_bytes = max_bytes
@@ -200,7 +202,7 @@ class PromptCache:
 
     def shrink_to_budget(self, running: int) -> None:
         """Evict what is over the budget, with `running` bytes of KV in running rows."""
-        left = self._max_bytes - running
+        left = self._max_bytes - running - self.reserved
         while self._entries and self._nbytes > left:
             self._drop(self._victim())
         self._refresh()

@@ -22,7 +22,7 @@ from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
 from mlx_worker.wire.output import Done, FinishReason, PromptScores, RowOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mlx_worker.supervisor.fingerprint import Identity
     from mlx_worker.supervisor.process.connection import ResponseMessage
@@ -177,13 +177,12 @@ class Generation:
             case RowOutput():
                 self._on_row(message)
             case Started():
-                records = tuple(message.disk_records[:MOST_OF_A_REQUEST])
-                self._disk_read = DiskRead(records, self._loop.time())
+                self._read_from_disk(message.disk_records)
                 # The client knows the figures of the first process; only those count.
                 if not self._started.done():
                     self._started.set_result(message)
             case PrefillProgress():
-                self.on_progress()
+                self._on_prefill(message)
             case PromptScores():
                 self._reports += 1
                 if self._output.add_scores(message):
@@ -223,6 +222,14 @@ class Generation:
         self._output.drop_partial_scores()
         if self._lost_at is None:
             self._lost_at = now
+
+    def _on_prefill(self, message: PrefillProgress) -> None:
+        if message.disk_records:
+            self._read_from_disk(message.disk_records)
+        self.on_progress()
+
+    def _read_from_disk(self, records: Sequence[bytes]) -> None:
+        self._disk_read = DiskRead(tuple(records[:MOST_OF_A_REQUEST]), self._loop.time())
 
     @property
     def disk_suspects(self) -> tuple[bytes, ...]:

@@ -16,7 +16,7 @@ import pytest
 
 from mlx_worker.bench.synthetic.folder import make_folder
 from mlx_worker.bench.synthetic.llama import LLAMA, TINY
-from tests.disk_nodes import DiskNode, disk_report, disk_tokens
+from tests.disk_nodes import DiskNode, crashes, disk_report, disk_tokens
 from tests.fidelity import tally
 from tests.fidelity.disk.cases import Case, difference, hear, words
 from tests.fidelity.disk.test_damaged_records import KINDS, show
@@ -85,14 +85,14 @@ def test_damage_under_a_node_gives_no_wrong_token_and_ends_no_child(
                 wrong += [it] if (it := difference(model, case, heard)) else []
             assert pid in (None, disk.node.model("tiny")["pid"]), "a child has died"
         outcomes["tokens from disk"] += disk_tokens(disk.node, "tiny")
-        restarts = disk.node.model("tiny")["restarts"]
+        deaths = crashes(disk.node)
         report = disk_report(disk.node, "tiny")
     show(f"{DAMAGES} damages under a node: {report}", outcomes, capsys)
     tally.note("tiny from damaged disks", DAMAGES * 2, len(wrong))
     assert not wrong, "\n".join(wrong)
     assert outcomes["answers: cached"]
     assert outcomes["answers: prefilled"]
-    assert restarts == 0
+    assert deaths == []
 
 
 @pytest.mark.timeout(120)

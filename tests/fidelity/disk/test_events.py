@@ -20,7 +20,7 @@ from tests.disk_nodes import RESTLESS, DiskNode, disk_use
 from tests.fidelity import tally
 from tests.fidelity.disk.cases import Case, Conversations, Counted, Heard, difference, hear
 from tests.fidelity.families import BATCHED, UNBATCHED
-from tests.rounds import SEED, rounds
+from tests.rounds import IS_LONG, SEED, rounds
 from tests.synthetic_models import make, make_nano
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.fidelity
 
-BEFORE: Final = 60
-CASES: Final = 102
+BEFORE: Final = 60 if IS_LONG else 20
+CASES: Final = 102 if IS_LONG else 34
 """Requests before and after one event."""
 
 ROUNDS: Final = rounds(1, 1, 5)

@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
 from mlx_worker.supervisor.process.states import State
@@ -56,8 +58,11 @@ def suspects_of(load: Load) -> list[bytes] | None:
     return None if load.disk is None else load.disk.suspects
 
 
-async def test_a_record_that_ends_a_process_is_not_read_by_the_next(tmp_path: Path) -> None:
-    worker = scripted("--die-of-records", "1")
+@pytest.mark.parametrize("when", [(), ("--restore",)])
+async def test_a_record_that_ends_a_process_is_not_read_by_the_next(
+    when: tuple[str, ...], tmp_path: Path
+) -> None:
+    worker = scripted("--die-of-records", "1", *when)
     async with running(launcher=worker, cache=on_disk(tmp_path / "kv")) as node:
         await ready(node)
         model = node.primary

@@ -5,7 +5,8 @@ All calls belong to the thread that owns mlx. [child]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+LIBRARIES: Final = ("MLX_", "CUBLAS_", "NVIDIA_TF32", "OPENBLAS_", "OMP_", "MKL_", "BLIS_")
+"""Beginnings of the names of variables that mlx, CUDA and BLAS read."""
+
+OWN: Final = "MLX_WORKER_"
+
+
 def identity_of(
     model: Any, cache: Sequence[Any], weights: str, versions: Mapping[str, str]
 ) -> Identity:
@@ -25,6 +32,7 @@ def identity_of(
     `weights` names the weights by their content; `versions` has those of the imported packages.
     """
     return Identity(
+        settings=_settings(),
         weights=weights,
         mlx=versions["mlx"],
         mlx_lm=versions["mlx-lm"],
@@ -32,6 +40,19 @@ def identity_of(
         dtype=_dtypes(model),
         device=_device(),
     )
+
+
+def _settings() -> str:
+    """Return the environment variables by which mlx and its libraries may compute otherwise.
+
+    MLX_ENABLE_TF32 for example rounds the factors of a product.
+    """
+    settings = (
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith(LIBRARIES) and not name.startswith(OWN)
+    )
+    return " ".join(sorted(settings))
 
 
 def _dtypes(model: Any) -> str:

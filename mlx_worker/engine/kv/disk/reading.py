@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 READS: Final = 2
 """Chains that are read at a time: each takes the memory of its whole KV."""
 
-PIECE: Final = 0.005
+PIECE: Final = 0.002
 PIECE_ALONE: Final = 0.05
 """Seconds of a step in which records become arrays, beside decoding rows and without them."""
 
@@ -82,6 +82,7 @@ class _Read:
     limit: int
     """Records from this place on are not there: those before may serve a shorter prefix."""
     added: set[int] = field(default_factory=set)
+    is_announced: bool = False
 
     @property
     def is_complete(self) -> bool:
@@ -129,9 +130,13 @@ class DiskReading:
         )
         self._speed = ReadSpeed()
         self._reads: list[_Read] = []
-        self._in_line: set[int] = set()
+        self._in_line: dict[int, int] = {}
+        """The bytes of KV for which a sequence waits, because other chains are being read."""
         self._trial: tuple[Sequence, ReadPlan] | None = None
-        self._given_up: DiskRead | None = None
+        self._given_up: list[DiskRead] = []
+        self._has_answered = threading.Event()
+        """Set while the reader's threads do what they are asked, as far as is known."""
+        self._has_answered.set()
         self._progress_at = 0.0
         self._is_usable = self._set_suspects_aside()  # before any read
 
@@ -143,18 +148,19 @@ class DiskReading:
             return True  # records under suspicion are tried apart
         if sequence.asked_disk or sequence.scorer is not None:  # all of a scored prompt is read
             return False
-        is_full = len(self._reads) >= READS
-        if (is_full and sequence.id in self._in_line) or self._joins(sequence):
+        waits_for = self._in_line.get(sequence.id)
+        is_in_line = waits_for is not None and not self._has_place(waits_for)
+        if is_in_line or self._joins(sequence):
             return True
         tokens = sequence.prompt.tokens[:-1]  # the model must read the last one
         plan = self._useful_plan(sequence, tokens, is_alone=is_alone)
-        self._in_line.discard(sequence.id)
+        self._in_line.pop(sequence.id, None)
         if plan is None:
             sequence.asked_disk = True
-        elif is_full:
-            self._in_line.add(sequence.id)
-        else:
+        elif self._has_place(plan.nbytes):
             self._begin(sequence, tokens, plan)
+        else:
+            self._in_line[sequence.id] = plan.nbytes
         return plan is not None
 
     def is_read_for(self, sequence: Sequence) -> bool:
@@ -190,6 +196,10 @@ class DiskReading:
         until = time.perf_counter() + (PIECE if is_decoding else PIECE_ALONE)
         progress: list[PrefillProgress] = []
         for read in list(self._reads):
+            if not read.is_announced:  # before any byte of a record is used
+                read.is_announced = True
+                progress += _announced(read)
+                continue
             before = len(read.added)
             self._add_loaded(read, until)
             if len(read.added) > before:
@@ -201,13 +211,13 @@ class DiskReading:
                 self._finish(read)
             elif self.seconds_left == 0:
                 log.warning(Entry("the disk does not answer: a prompt is read instead"))
-                self._given_up = read.disk
+                self._give_up(read.disk)
                 self._lose(read, min(set(range(read.limit)) - read.added))
         return progress
 
     def forget(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended in line; what no other waits for is not read."""
-        self._in_line.discard(sequence.id)
+        self._in_line.pop(sequence.id, None)
         for read in list(self._reads):
             if sequence in read.waiting:
                 read.waiting.remove(sequence)
@@ -257,16 +267,39 @@ class DiskReading:
         self, sequence: Sequence, tokens: list[int], *, is_alone: bool
     ) -> ReadPlan | None:
         """Return what is worth reading for a sequence; None: its prompt is read."""
-        if not self._is_usable or (self._given_up is not None and self._given_up.under_way):
-            return None  # the disk hangs
+        if not self._is_usable or self._hangs:
+            return None
         resident = self._resident(sequence)
         if len(tokens) - resident < WORTH_WAITING:
             return None
         plan = find_plan(self._tier, tokens, resident, apart=is_alone)
-        room = self._cache.facts.capacity - self._batch.prompt_cache_nbytes
-        if plan is None or plan.gain < WORTH_WAITING or plan.nbytes > room:
+        if plan is None or plan.gain < WORTH_WAITING or plan.nbytes > self._room:
             return None
         return plan if self._speed.is_faster(plan.read_bytes, self._prefill(plan)) else None
+
+    @property
+    def _room(self) -> int:
+        """Return the bytes that all chains together may take which are being read."""
+        running: int = self._batch.prompt_cache_nbytes
+        return self._cache.facts.capacity - running
+
+    def _has_place(self, nbytes: int) -> bool:
+        """Return True if a chain of `nbytes` can be read beside those that are being read."""
+        has_room = self._cache.reserved + nbytes <= self._room
+        return not self._reads or (len(self._reads) < READS and has_room)
+
+    @property
+    def _hangs(self) -> bool:
+        """True if a read that was given up is still under way, or no thread is free to read."""
+        self._given_up = [disk for disk in self._given_up if disk.under_way]
+        return bool(self._given_up) or not self._has_answered.is_set()
+
+    def _give_up(self, disk: DiskRead) -> None:
+        """Read nothing before the disk has answered: each prompt would wait for it in vain."""
+        self._given_up.append(disk)
+        if self._has_answered.is_set():
+            self._has_answered.clear()
+            self._reader.call(self._has_answered.set)
 
     def _prefill(self, plan: ReadPlan) -> float:
         return prefill_seconds(plan.gain, self._pace.rate, plan.recorded)
@@ -291,7 +324,7 @@ class DiskReading:
         with mx.stream(self._batch.stream):
             if plan.start:
                 base = self._cache.fetch(sequence.prompt.tokens, plan.start)[0] or []
-            # What is restored has room at once: the cache would be over its bound only for a while.
+            # What is restored has room at once, and until it is a part of the cache.
             self._cache.shrink_to_budget(self._batch.prompt_cache_nbytes + plan.nbytes)
             restoration = Restoration(
                 self._tier.new_cache(), self._forms, base=base, start=plan.start
@@ -305,6 +338,7 @@ class DiskReading:
             apart=plan.is_trial,
         )
         self._progress_at = self._monotonic()
+        self._cache.reserved += plan.nbytes
         self._reads.append(
             _Read(
                 tokens[: plan.length],
@@ -371,4 +405,15 @@ class DiskReading:
 
     def _drop(self, read: _Read) -> None:
         self._reads.remove(read)
+        self._cache.reserved -= read.plan.nbytes
         self._reader.cut(read.disk, 0)
+
+
+def _announced(read: _Read) -> list[PrefillProgress]:
+    """Return what names the records to the front before they can do any harm."""
+    names = list(names_of(read.plan.records))
+    resident = read.plan.resident
+    return [
+        PrefillProgress(sequence.id, resident, len(sequence.prompt.tokens), names)
+        for sequence in read.waiting
+    ]

@@ -109,9 +109,9 @@ class DiskTier:
         The call waits for the disk: it does not belong to the thread that owns mlx.
         """
         self.writer.clear()
-        self.store.clear()
+        is_cleared = self.store.clear()
         self.changed.set()
-        return self.store.statistics.records == 0
+        return is_cleared
 
     @property
     def state(self) -> DiskState:
@@ -154,6 +154,8 @@ class TierOpening:
     def __init__(self, open_tier: Callable[[], DiskTier]) -> None:
         self._open_tier = open_tier
         self._tier: DiskTier | None = None
+        self._lock = threading.Lock()
+        self._is_given_up = False
         self._thread = threading.Thread(target=self._run, name="kv-disk-open", daemon=True)
         self._thread.start()
 
@@ -189,18 +191,26 @@ class TierOpening:
 
         return cls(open_tier)
 
-    def wait(self) -> DiskTier | None:
+    def wait(self, seconds: float = OPEN_SECONDS) -> DiskTier | None:
         """Return the tier once the tier is open; None if that failed or takes too long."""
-        self._thread.join(OPEN_SECONDS)
-        if self._thread.is_alive():
+        self._thread.join(seconds)
+        with self._lock:
+            self._is_given_up = self._thread.is_alive() and self._tier is None
+            tier = self._tier
+        if self._is_given_up:
             log.warning(Entry("the KV cache on disk is not used: opening takes too long"))
-            return None
-        if self._tier is not None:
-            self._tier.writer.start()
-        return self._tier
+        elif tier is not None:
+            tier.writer.start()
+        return tier
 
     def _run(self) -> None:
         try:
-            self._tier = self._open_tier()
+            tier = self._open_tier()
         except Exception:
             log.exception(Entry("the KV cache on disk is not used"))
+            return
+        with self._lock:
+            if not self._is_given_up:
+                self._tier = tier
+                return
+        tier.store.close()  # else nothing could clear the folder as long as this process lives

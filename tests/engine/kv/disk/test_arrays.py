@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import (
     ArraysCache,
@@ -28,6 +29,7 @@ from mlx_worker.engine.kv.disk.arrays import (
     kinds_of,
 )
 from mlx_worker.engine.kv.disk.forms import forms_of_cache
+from mlx_worker.engine.kv.disk.identity import identity_of
 from mlx_worker.kv_disk.keys import chain
 from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, LayerBytes, Payload
 from mlx_worker.kv_disk.records import Address, Kind, Record
@@ -173,6 +175,18 @@ def test_the_kinds_and_the_identity_of_a_cache() -> None:
         "QuantizedKVCache group_size=32 bits=4",
         "RotatingKVCache max_size=8 keep=2",
     )
+
+
+def test_settings_by_which_mlx_computes_otherwise_make_another_identity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, cache = nn.Linear(4, 4), new_cache()
+    versions = {"mlx": "1", "mlx-lm": "1"}
+    before = identity_of(model, cache, "weights", versions)
+    monkeypatch.setenv("MLX_WORKER_KV", "/kv")
+    assert identity_of(model, cache, "weights", versions) == before
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
+    assert identity_of(model, cache, "weights", versions).digest != before.digest
 
 
 def without_a_chunk(records: list[tuple[Kind, Payload]]) -> list[tuple[Kind, Payload]]:

@@ -14,7 +14,9 @@ from mlx_worker.engine.kv.disk.reading import PATIENCE, READS
 from mlx_worker.engine.kv.disk.reading_choice import ReadSpeed
 from mlx_worker.engine.kv.prompt_cache import RetentionClass
 from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.reader import THREADS
 from mlx_worker.kv_disk.records import Address, Kind
+from mlx_worker.wire.messages import PrefillProgress
 from mlx_worker.wire.request import PromptScoring
 from tests.engine.kv.disk.reading_harness import SECONDS, Place, Process, random_tokens
 
@@ -326,6 +328,27 @@ def test_chains_beyond_the_number_read_at_a_time_wait(name: str, tmp_path: Path)
         assert second.heard.tokens[id_] == without_disk(place, turn)
 
 
+def test_chains_that_do_not_fit_in_memory_together_are_read_one_by_one(tmp_path: Path) -> None:
+    place = Place("tiny", tmp_path)
+    prompts = [random_tokens(700, 40), random_tokens(700, 41)]
+    first = place.open()
+    for prompt in prompts:
+        first.chat(prompt)
+    nbytes = first.engine.cache.facts.nbytes
+    first.leave()
+    second = place.open(cache_bytes=nbytes * 3 // 4)
+    second.store.hold()
+    ids = [second.admit(prompt) for prompt in prompts]
+    second.store.wait_until_asked()
+    assert len(second.reading._reads) == 1
+    second.store.let_go()
+    second.run()
+    for id_, prompt in zip(ids, prompts, strict=True):
+        assert second.heard.started[id_].disk_tokens
+        assert second.heard.tokens[id_] == without_disk(place, prompt)
+    assert second.engine.cache.reserved == 0
+
+
 def test_progress_is_told_while_records_arrive(written: Place) -> None:
     second = written.open()
     second.store.hold()
@@ -335,8 +358,21 @@ def test_progress_is_told_while_records_arrive(written: Place) -> None:
     assert id_ not in second.heard.started
     second.store.let_go()
     second.run()
-    assert {*second.heard.progress[id_][:2]} <= {CHUNK_TOKENS, 2 * CHUNK_TOKENS}
+    assert {*second.heard.progress[id_][:3]} <= {0, CHUNK_TOKENS, 2 * CHUNK_TOKENS}
     assert id_ in second.heard.done
+
+
+def test_records_are_named_before_any_of_their_bytes_is_used(written: Place) -> None:
+    second = written.open()
+    id_ = second.admit(LONG)
+    while not second.reading.has_work:
+        pass
+    (message,) = second.engine.step()
+    assert isinstance(message, PrefillProgress)
+    assert (message.id, message.done) == (id_, 0)
+    assert not any(read.added for read in second.reading._reads)
+    second.run()
+    assert second.heard.started[id_].disk_records == message.disk_records
 
 
 # --- ends in the middle of a read ---
@@ -402,6 +438,33 @@ def test_a_disk_that_hangs_is_given_up(written: Place) -> None:
     assert len(second.store.asked) == asked
     assert second.heard.tokens[one] == second.heard.tokens[two] == without_disk(written, LONG)
     second.store.let_go()
+
+
+def test_a_disk_that_hangs_before_a_read_begins_is_not_asked_again(tmp_path: Path) -> None:
+    place = Place("tiny", tmp_path)
+    prompts = [random_tokens(1300, 31), random_tokens(600, 32)]
+    first = place.open()
+    for prompt in prompts:
+        first.chat(prompt)
+    first.leave()
+    second = place.open()
+    second.store.hold()
+    ids = [second.admit(prompt) for prompt in prompts]  # the first one takes all threads
+    second.store.wait_until_asked(THREADS)
+    place.seconds += PATIENCE
+    while second.engine.active:
+        second.step()
+    second.engine.cache.clear()
+    ids.append(second.admit(prompts[1]))
+    assert not second.reading.is_reading
+    second.run()
+    assert len(second.store.asked) == THREADS
+    second.store.let_go()
+    for id_, prompt in zip(ids, [*prompts, prompts[1]], strict=True):
+        assert second.heard.tokens[id_] == without_disk(place, prompt)
+    wait_for_calls(second)
+    second.engine.cache.clear()
+    assert second.heard.started[second.chat(prompts[1])].disk_tokens  # it answers again
 
 
 # --- records that are not right ---
