@@ -121,12 +121,19 @@ class Played:
         }
 
 
-def begin(
-    loaded: tuple[Any, Any], rows: Sequence[Row], ladder: Ladder | None = FREE, slots: int = 8
-) -> Played:
+def begin(loaded: tuple[Any, Any], rows: Sequence[Row], ladder: Ladder | None = FREE) -> Played:
     """Return an engine with these rows; `ladder` None: no row drafts."""
+    return begin_in(new_engine(loaded, ladder), rows)
+
+
+def new_engine(loaded: tuple[Any, Any], ladder: Ladder | None, slots: int = 8) -> Engine:
+    """Return an engine that has seen nothing yet."""
     settings: dict[str, Any] = {} if ladder is None else {"ladder": ladder}
-    engine = Engine(*loaded, context_length=CONTEXT, max_concurrency=slots, **settings)
+    return Engine(*loaded, context_length=CONTEXT, max_concurrency=slots, **settings)
+
+
+def begin_in(engine: Engine, rows: Sequence[Row]) -> Played:
+    """Admit these rows to an engine that has none."""
     played = Played(engine, list(rows), [Result() for _ in rows])
     for id_, row in enumerate(rows):
         played.admit(id_, row)

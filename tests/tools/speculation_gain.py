@@ -28,7 +28,7 @@ from mlx.utils import tree_map
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.speculation.ladder import ROWS, WIDTHS, Ladder, measure_ladder
 from mlx_worker.wire.request import ChatRequest, EndConditions, Sampling
-from tests.drafting_harness import Row, begin, play, with_mistakes
+from tests.drafting_harness import Row, begin_in, new_engine, play, with_mistakes
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -77,19 +77,20 @@ def ratio(
     The first ratio is of the fastest runs of both kinds, the others are of each round.
     """
     took: dict[bool, list[float]] = {False: [], True: []}
-    drafted = accepted = 0
+    engines = {
+        drafts: new_engine(loaded, ladder if drafts else None, len(rows))
+        for drafts in (False, True)
+    }
     chance = random.Random(len(rows))
     for _ in range(rounds):
         order = [False, True]
         chance.shuffle(order)
         for drafts in order:
-            played = begin(loaded, rows, ladder if drafts else None, slots=len(rows))
-            took[drafts].append(seconds_of(played))
-            drafted += played.engine.speculation.drafted
-            accepted += played.engine.speculation.accepted
+            took[drafts].append(seconds_of(begin_in(engines[drafts], rows)))
     rounds_ = [without / drafts for without, drafts in zip(*took.values(), strict=True)]
     ratios = [min(took[False]) / min(took[True]), *rounds_]
-    return 1 / min(took[False]), ratios, accepted / drafted if drafted else 0.0
+    known = engines[True].speculation
+    return 1 / min(took[False]), ratios, known.accepted / max(1, known.drafted)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
