@@ -49,8 +49,11 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Middleware
 
+    from mlx_worker.api.admin.reload import MakeTypes
     from mlx_worker.api.metrics.tracing import RequestTracer
     from mlx_worker.config.schema import Config, ServerConfig, TelemetryConfig
+    from mlx_worker.models.weight_types import WeightTypes
+    from mlx_worker.supervisor.blas.preparation import BlasPreparation
     from mlx_worker.supervisor.process.launch.launcher import Launcher
     from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
     from mlx_worker.supervisor.process.lifecycle import Timings
@@ -76,15 +79,20 @@ def build_app(
     resume: ResumePolicy | None = None,
     standby: StandbyPolicy | None = None,
     launcher: Launcher = CHILD_LAUNCHER,
+    blas: BlasPreparation | None = None,
 ) -> web.Application:
     """Return the application of one node, which starts its children and ends them.
 
     What is not given is the product's own: the process-wide request stats, the timings and policies
-    of the configuration, the real child. Folders of models are inspected once the application
-    runs: a model whose folder cannot be used is `failed`, and the others serve. Raises ConfigError
-    for keys or a certificate that cannot be used.
+    of the configuration, the real child. `blas` is what the launcher's children preload; None:
+    mlx's own BLAS. Folders of models are inspected once the application runs: a model whose folder
+    cannot be used is `failed`, and the others serve. Raises ConfigError for keys or a certificate
+    that cannot be used.
     """
     supervisor = config.supervisor
+
+    def weight_types(config: Config) -> WeightTypes:
+        return settings.weight_types(config, fast_blas=blas is not None and blas.blas.is_fast)
 
     def create_node() -> Node:
         return Node(
@@ -95,13 +103,14 @@ def build_app(
             standby=standby or settings.standby_policy(supervisor),
             memory_limit=settings.memory_limit(supervisor),
             launcher=launcher,
-            folders=folder_access(config),
+            folders=folder_access(config, weight_types),
             cache=config.cache,
+            prepared=None if blas is None else blas.ready,
         )
 
     app = _app_without_node(config.server)
     of_node = node_request_stats() if stats is None else stats
-    app.cleanup_ctx.append(partial(_run_node, config, create_node, of_node))
+    app.cleanup_ctx.append(partial(_run_node, config, create_node, of_node, weight_types))
     app.on_shutdown.append(close_event_streams)
     return app
 
@@ -166,7 +175,11 @@ def _context_lengths(app: web.Application) -> list[int | None]:
 
 
 async def _run_node(
-    config: Config, create_node: Callable[[], Node], node_stats: RequestStats, app: web.Application
+    config: Config,
+    create_node: Callable[[], Node],
+    node_stats: RequestStats,
+    weight_types: MakeTypes,
+    app: web.Application,
 ) -> AsyncIterator[None]:
     """Run the node and what observes it while the application runs."""
     node, request_metrics = create_node(), RequestMetrics()
@@ -180,7 +193,7 @@ async def _run_node(
         tracer = await stack.enter_async_context(_request_tracer(config.telemetry))
         app[RECORDED_REQUESTS] = await stack.enter_async_context(RecordedRequests(config.server))
         app[PARSER] = await stack.enter_async_context(Parser(node.pause))
-        app[CONFIG_RELOADER] = ConfigReloader(config, node, app[CREDENTIALS])
+        app[CONFIG_RELOADER] = ConfigReloader(config, node, app[CREDENTIALS], weight_types)
         app[CONTEXT] = AppContext(
             node=node,
             node_stats=node_stats,

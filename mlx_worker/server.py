@@ -27,8 +27,9 @@ from mlx_worker.listening import BACKLOG, listen, url_of_socket
 from mlx_worker.logs import Entry
 from mlx_worker.service.sd_notify import Notifier
 from mlx_worker.signals import change_log_level_at_user_signals, reload_at_hangup, stop_signals
+from mlx_worker.supervisor.blas.preparation import BlasPreparation, prepare
 from mlx_worker.supervisor.outage import end_at_outage
-from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER
+from mlx_worker.supervisor.process.launch.launcher import child_launcher
 from mlx_worker.supervisor.process.launch.private_tmp import scratch_folder
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.system.file_limit import (
@@ -65,16 +66,21 @@ async def serve(
     config: Config,
     *,
     on_listening: Callable[[str], Awaitable[None]] | None = None,
-    launcher: Launcher = CHILD_LAUNCHER,
+    launcher: Launcher | None = None,
 ) -> None:
     """Serve until SIGTERM or ctrl-C, then drain, end the children in reverse order, and return.
 
     SIGHUP reloads the configuration. A second SIGTERM or ctrl-C cuts the drain short.
     `on_listening` is awaited, while the node serves, with the first base URL of the node; the node
-    stops when it raises. Raises NothingServed where no model could be served for
+    stops when it raises. Without a launcher, processes run the real child, with the BLAS of the
+    configuration. Raises NothingServed where no model could be served for
     `exit_when_failed_for`.
     """
-    app = build_app(config, launcher=launcher)
+    if launcher is None:
+        blas = BlasPreparation(partial(prepare, config))
+        app = build_app(config, launcher=child_launcher(blas.of_new_process), blas=blas)
+    else:
+        app = build_app(config, launcher=launcher)
     _check_scratch_folder()
     warn_of_few_files()
     _fit_connections(app[CONNECTION_LIMITER], len(config.models))

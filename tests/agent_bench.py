@@ -80,13 +80,15 @@ class Job:
     leaves: int | None = None
 
 
-def run(engine: Engine, jobs: Sequence[Job]) -> list[Outcome]:
+def run(engine: Engine, jobs: Sequence[Job], *, in_session: bool = False) -> list[Outcome]:
     """Play requests side by side to their ends."""
     outcomes = [Outcome() for _ in jobs]
     heard: list[Any] = []
     for id_, job in enumerate(jobs):
         script: Any = None if job.script is None else Script(job.script)
-        heard.append(engine.admit(id_, job.request, job.prompt, constraint=script))
+        heard.append(
+            engine.admit(id_, job.request, job.prompt, constraint=script, in_session=in_session)
+        )
     while True:
         for message in heard:
             _hear(outcomes, message)
@@ -117,6 +119,12 @@ def _hear(outcomes: Sequence[Outcome], message: Any) -> None:
 
 class Bench:
     """One family's model, with an engine that remembers and one that keeps nothing."""
+
+    in_session = False
+    """True if the requests are those of sessions."""
+
+    grain = 1
+    """Tokens of a piece of KV that serves a prompt which parts from the one before."""
 
     def __init__(self, family: AgentFamily, folder: Path, *, remembers: bool = True) -> None:
         self.family = family

@@ -29,7 +29,7 @@ from tests.agent_clients import DIALECT_NAMES, NAMES, Client, words
 from tests.agent_templates import Said
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlx_worker.engine.prompt import Prompt
     from tests.agent_templates import AgentFamily, Call
@@ -126,8 +126,18 @@ class Tally:
         return f"{prompt:.1%} | {turn:.1%}"
 
 
-def play(bench: Bench, seeds: Iterable[int], *, fresh: bool = True, width: int = 8) -> Tally:
-    """Play traces, some side by side; `fresh`: compare with an engine that caches nothing."""
+def play(
+    bench: Bench,
+    seeds: Iterable[int],
+    *,
+    fresh: bool = True,
+    width: int = 8,
+    between: Callable[[], None] = lambda: None,
+) -> Tally:
+    """Play traces, some side by side; `fresh`: compare with an engine that caches nothing.
+
+    `between` is called after each turn.
+    """
     tally = Tally()
     waiting = [make_trace(bench.family, seed) for seed in seeds]
     while waiting:
@@ -135,6 +145,7 @@ def play(bench: Bench, seeds: Iterable[int], *, fresh: bool = True, width: int =
         tally.traces += len(side_by_side)
         while running := [trace for trace in side_by_side if not trace.is_over]:
             _play_turn(bench, running, tally, fresh=fresh)
+            between()
     return tally
 
 
@@ -154,7 +165,7 @@ def _play_turn(bench: Bench, traces: Sequence[Trace], tally: Tally, *, fresh: bo
         answered, prompt = bench.prompt(request)
         jobs.append(Job(answered, prompt, script, leaves))
         asked.append((parsed, request, said, bool(fields) or leaves is not None))
-    outcomes = run(bench.engine, jobs)
+    outcomes = run(bench.engine, jobs, in_session=bench.in_session)
     if fresh:
         _compare(bench, jobs, outcomes, tally)
     for trace, job, outcome, (parsed, request, said, is_cut) in zip(
@@ -261,7 +272,8 @@ def _check_reuse(
     common = common_prefix(b"".join(spelled), text.encode())
     ends = list(itertools.accumulate(map(len, spelled)))
     # The KV of a last token may be missing: no step was computed behind it.
-    least = len(resident) - 1 if is_full else sum(end <= common for end in ends) - 2
+    alike = sum(end <= common for end in ends) - 2
+    least = len(resident) - 1 if is_full else alike // bench.grain * bench.grain
     tally.seen["whole" if is_full else "cut" if is_cut else "changed"] += 1
     if bench.remembers and cached < min(least, len(prompt.tokens) - 1):
         parted = common_prefix(resident, prompt.tokens)

@@ -30,6 +30,7 @@ REAL_CHILDREN: Final = (
     "child/test_child.py",
     "child/test_disk_reading.py",
     "child/test_leaving.py",
+    "child/test_turns_on_disk.py",
     "faults/test_bound_streams.py",
     "faults/test_drafting_streams.py",
     "faults/test_every_limit.py",
@@ -63,6 +64,7 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         "models/test_pull.py",
         "repository",
         "service/test_systemd.py",
+        "supervisor/blas",
         "system",
     ),
     "mlx": (

@@ -136,17 +136,19 @@ def config_text(
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
     port: int = 0,
+    blas: str = "bundled",
     cache: str = NO_DISK,
 ) -> str:
     """A configuration that serves these folders on a free port or `port`; the first is the default.
 
     `extra` is what each model's section has besides, or what that of each name has. A spare child
     imports all of MLX: a node has `spares` only where a test is about them. So is KV on disk, which
-    needs a `cache` with a `path` of the test's own.
+    needs a `cache` with a `path` of the test's own. Answers are compared with those of the tests'
+    own process, which has mlx's own BLAS: so has a node, unless a test is about another `blas`.
     """
     text = f'[server]\nhost = "127.0.0.1"\nport = {port}\n{server}\n'
     text += f"[supervisor]\nstandby = {spares}\n{supervisor}\n"
-    text += f"[cache]\n{cache}\n"
+    text += f'[cache]\n{cache}\n[cpu]\nblas = "{blas}"\n'
     for i, (name, folder) in enumerate(models.items()):
         default = "true" if i == 0 else "false"
         more = extra if isinstance(extra, str) else extra[name]
@@ -164,6 +166,7 @@ def running_node(
     extra: str | Mapping[str, str] = "",
     spares: int = 0,
     port: int = 0,
+    blas: str = "bundled",
     cache: str = NO_DISK,
     command: Sequence[str] = COMMAND,
     text: str = "",
@@ -180,6 +183,7 @@ def running_node(
         extra=extra,
         spares=spares,
         port=port,
+        blas=blas,
         cache=cache,
     )
     file.write_text(text or made)

@@ -181,6 +181,7 @@ async def running(
     standby: StandbyPolicy = ALONE,
     memory_limit: int = PLENTY,
     folders: FolderAccess = NOWHERE,
+    prepared: Callable[[], Awaitable[object]] | None = None,
     cache: CacheConfig = NO_DISK,
 ) -> AsyncIterator[Node]:
     """A started node; in the end it is stopped, whatever the test left running."""
@@ -193,6 +194,7 @@ async def running(
         memory_limit=memory_limit,
         launcher=launcher,
         folders=folders,
+        prepared=prepared,
         cache=cache,
     )
     await node.kv_folder.open()

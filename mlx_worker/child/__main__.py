@@ -17,6 +17,7 @@ from mlx_worker.child.imported_code import ImportedCode
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.log_writer import STDERR
 from mlx_worker.logs import set_up_child
+from mlx_worker.system.loaded_blas import keep_preload_from_helpers
 from mlx_worker.system.process_titles import set_title
 
 STDOUT: Final = 1
@@ -30,6 +31,7 @@ def main() -> None:
     faulthandler.enable()
     os.dup2(STDERR, STDOUT)  # what a model's own code prints is read and logged by the front
     set_up_child()
+    keep_preload_from_helpers()
     set_title("child")
     pipe = Pipe(fd)
     worker: Future[EngineWorker] = Future()

@@ -9,6 +9,7 @@ the package, and must not serve. A spare process may wait for days between the t
 from __future__ import annotations
 
 import platform
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 
 import mlx_worker
 from mlx_worker.errors import InferenceError
+from mlx_worker.system.loaded_blas import blas_name
 from mlx_worker.system.package_code import child_code, child_files, digest_of
 
 _PACKAGES: Final = ("mlx_worker", "mlx_lm", "mlx", "transformers", "tokenizers", "llguidance")
@@ -59,6 +61,7 @@ class ImportedCode:
             "llguidance": llguidance.__version__,
             "python": platform.python_version(),
             "device": str(mx.default_device()),
+            **_blas(mx.default_device()),
         }
 
     def check_unchanged(self) -> None:
@@ -70,6 +73,11 @@ class ImportedCode:
                     f"the package {name} was replaced while this process ran; the model is loaded"
                     " in a new process"
                 )
+
+
+def _blas(device: object) -> dict[str, str]:
+    """Return the BLAS of a Linux CPU, whose rounding answers depend on; elsewhere nothing."""
+    return {"blas": blas_name()} if sys.platform == "linux" and "cpu" in str(device) else {}
 
 
 def _root_of(name: str) -> Path:

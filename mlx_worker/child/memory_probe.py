@@ -25,7 +25,7 @@ from mlx_lm.convert import MODEL_CONVERSION_DTYPES
 from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.kv.cost import trace_kv_cost
-from mlx_worker.engine.loading import weight_bytes
+from mlx_worker.engine.loading import convert_weights, weight_bytes
 from mlx_worker.errors import BadModelFolder, WorkerError, cause_of
 from mlx_worker.models.json_file import read_object
 from mlx_worker.models.pull.command import run_to_exit_code
@@ -44,13 +44,16 @@ AS_STORED: Final = "fp8"
 """A quantization in which models are published, and which mlx_lm undoes as it loads."""
 
 
-def probe(path: Path) -> MemoryNeeds:
+def probe(path: Path, dtype: str = "") -> MemoryNeeds:
     """Return what a model folder, or the model of a config.json, needs of memory.
+
+    `dtype` is the floating-point type of the weights; "": the types in the files.
 
     Raises BadModelFolder for what mlx_lm cannot build, UnservableModel for what the engine refuses.
     """
     is_folder = path.is_dir()
     model, unknown, notes = _built(path, _of_folder if is_folder else _of_config)
+    convert_weights(model, dtype)
     is_cuttable(model)
     kv: KvCost | None = None
     try:
@@ -166,10 +169,13 @@ def main() -> int:
     """Print what the model needs; the exit code says what went wrong."""
     parser = argparse.ArgumentParser(prog="python -m mlx_worker.child.memory_probe")
     parser.add_argument("path", type=Path)
-    path = parser.parse_args().path
+    parser.add_argument("--dtype", default="", choices=("", "float32", "bfloat16"))
+    chosen = parser.parse_args()
 
     def report() -> None:
-        sys.stdout.write(f"\n{PREFIX}{msgspec.json.encode(probe(path)).decode()}\n")
+        sys.stdout.write(
+            f"\n{PREFIX}{msgspec.json.encode(probe(chosen.path, chosen.dtype)).decode()}\n"
+        )
 
     return run_to_exit_code(report)
 

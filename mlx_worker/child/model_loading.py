@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
-from mlx_worker.engine.loading import read_model, weight_bytes
+from mlx_worker.engine.loading import read_model, weight_bytes, weight_type
 from mlx_worker.engine.speculation.ladder import ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
@@ -63,6 +63,7 @@ def load_model(
             on_progress=lambda done, total: send([LoadProgress(done, total)]),
             chat_template=load.chat_template,
             context_length=load.context_length,
+            dtype=load.dtype,
         )
         # Before other threads compute: what is measured here decides whether rows draft.
         ladder = ladder_of(model, load.max_concurrency, load.speculation)
@@ -75,7 +76,12 @@ def load_model(
         opening = None
         if load.disk is not None:
             opening = TierOpening.start(
-                load.disk, model, weights, code.versions(), cache_bytes=load.cache_bytes
+                load.disk,
+                model,
+                weights,
+                code.versions(),
+                cache_bytes=load.cache_bytes,
+                remember_turns=load.remember_turns,
             )
         kv = measure_kv_cost(model)
         disk = opening.wait() if opening else None
@@ -111,8 +117,9 @@ def load_model(
                 engine.unbatched,
                 kv,
                 weights,
-                engine.speculation.off,
-                engine.speculation.pass_costs,
+                dtype=weight_type(model),
+                no_speculation=engine.speculation.off,
+                pass_costs=engine.speculation.pass_costs,
             )
         ]
     )

@@ -16,6 +16,7 @@ from mlx_worker.cli.reports.output import print_json
 from mlx_worker.config.problems import find_problems
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.resolve import PlannedModel, inspect_model, missing_warm_files
+from mlx_worker.supervisor.blas.preparation import expected_weight_types
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,11 +76,12 @@ def _is_about_server(problem: WorkerError) -> bool:
 def _plan(config: Config, report: FileProblems, problems: list[WorkerError]) -> list[PlannedModel]:
     """Return the models whose folders can be used, and add a problem for each other folder."""
     planned = []
+    types = expected_weight_types(config)
     for i, model in enumerate(config.models):
         if report.is_broken(f"models[{i}]"):
             continue
         try:
-            planned.append(PlannedModel(model, inspect_model(config, model)))
+            planned.append(PlannedModel(model, inspect_model(config, model, types)))
         except WorkerError as error:
             problems.append(error)
     return planned
@@ -105,7 +107,8 @@ def _print_plan(config: Config, planned: list[PlannedModel], credentials: Creden
         rest = "  answers for unknown names" if model.default else ""
         click.echo(
             f"{names}{rest}\n"
-            f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights\n"
+            f"  {folder.path}: {folder.model_type}, {folder.weight_bytes / 1e6:.1f} MB of weights"
+            f"{f' in {folder.dtype}' if folder.dtype else ''}\n"
             f"  context {item.context_length or 'without a limit'}, "
             f"{model.max_concurrency} at once, {model.max_queue} may wait, "
             f"{'starts with the node' if model.preload else 'starts with its first request'}"
@@ -152,6 +155,7 @@ def _model_as_json(item: PlannedModel) -> dict[str, Any]:
         "folder": str(folder.path),
         "modelType": folder.model_type,
         "weightBytes": folder.weight_bytes,
+        "dtype": folder.dtype or None,
         "contextLength": item.context_length,
         "preload": model.preload,
         "warm": [str(path) for path in model.warm],

@@ -19,6 +19,7 @@ from mlx_worker.config.schema import (
     CacheConfig,
     Config,
     ConfigFile,
+    CpuConfig,
     Defaults,
     LogConfig,
     ModelConfig,
@@ -26,6 +27,7 @@ from mlx_worker.config.schema import (
     SupervisorConfig,
     TelemetryConfig,
 )
+from mlx_worker.config.schema.cpu import AUTO, BUNDLED
 from mlx_worker.config.sizes import in_words
 from mlx_worker.validation import too_much
 
@@ -58,6 +60,9 @@ RESERVED_ARGUMENTS: Final = frozenset(
 )
 """Arguments that steer the tokenizer itself: `chat_template_kwargs` is for the template only."""
 
+CUTS_PATHS: Final = ": \t\n\0"
+"""Characters that end a path in LD_PRELOAD."""
+
 LEAST_FREE: Final = 10**6
 LEAST_CAPACITY: Final = 10**6
 """Bytes of `[cache]` under which KV on disk does not work."""
@@ -84,6 +89,7 @@ def known_tables(
     tables.append(("supervisor", raw.get("supervisor"), SupervisorConfig))
     tables.append(("log", raw.get("log"), LogConfig))
     tables.append(("cache", raw.get("cache"), CacheConfig))
+    tables.append(("cpu", raw.get("cpu"), CpuConfig))
     tables.append(("telemetry", raw.get("telemetry"), TelemetryConfig))
     models = raw.get("models")
     if isinstance(models, list):
@@ -121,6 +127,7 @@ def contradictions(config: Config, make_error: MakeError) -> Iterator[Exception]
     yield from _check_telemetry(config.telemetry, make_error)
     yield from _check_tables(config, make_error)
     yield from _check_pins(config, make_error)
+    yield from _check_blas(config.cpu, make_error)
     yield from _check_cache(config, make_error)
 
 
@@ -219,6 +226,16 @@ def _check_pins(config: Config, make_error: MakeError) -> Iterator[Exception]:
     for i, model in enumerate(config.models):
         if model.pin and model.idle_timeout is not None:
             yield make_error(f"models[{i}].idle_timeout", "a pinned model is never unloaded")
+
+
+def _check_blas(cpu: CpuConfig, make_error: MakeError) -> Iterator[Exception]:
+    """Yield the error about a library that no process could preload."""
+    if cpu.blas in (AUTO, BUNDLED):
+        return
+    if "/" not in cpu.blas:
+        yield make_error("cpu.blas", f"{cpu.blas!r} is neither 'auto', 'bundled' nor a path")
+    elif cut := sorted(set(cpu.blas) & set(CUTS_PATHS)):
+        yield make_error("cpu.blas", f"no library can be preloaded with {cut[0]!r} in its path")
 
 
 def _check_cache(config: Config, make_error: MakeError) -> Iterator[Exception]:

@@ -18,7 +18,7 @@ import platformdirs
 from mlx_worker.config.checks import contradictions, unknown_keys
 from mlx_worker.config.error_location import ConfigErrors
 from mlx_worker.config.locate import expand_user, expand_variables
-from mlx_worker.config.schema import APP, FILE_NAME, Config, ConfigFile, ModelConfig
+from mlx_worker.config.schema import APP, FILE_NAME, Config, ConfigFile, CpuConfig, ModelConfig
 from mlx_worker.config.sizes import MemoryLimit, Size
 from mlx_worker.errors import ConfigError
 from mlx_worker.system.text_files import decode_text
@@ -93,6 +93,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
         supervisor=parsed.supervisor,
         log=with_absolute_paths(parsed.log, Anchor(folder, "log", errors)),
         cache=with_absolute_paths(parsed.cache, Anchor(folder, "cache", errors)),
+        cpu=cpu_with_absolute_path(parsed.cpu, Anchor(folder, "cpu", errors)),
         telemetry=parsed.telemetry,
         folder=folder,
     )
@@ -150,6 +151,13 @@ def with_absolute_paths(section: S, anchor: Anchor) -> S:
         if isinstance(value := getattr(section, key), Path)
     }
     return msgspec.structs.replace(section, **paths)
+
+
+def cpu_with_absolute_path(cpu: CpuConfig, anchor: Anchor) -> CpuConfig:
+    """Return the section with the path of the library absolute; a word stays as it is."""
+    if "/" not in cpu.blas:
+        return cpu
+    return msgspec.structs.replace(cpu, blas=str(anchor.path("blas", Path(cpu.blas))))
 
 
 def model_with_absolute_paths(model: ModelConfig, anchor: Anchor) -> ModelConfig:

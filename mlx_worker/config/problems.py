@@ -19,6 +19,7 @@ from mlx_worker.config.error_location import ConfigErrors
 from mlx_worker.config.load import (
     Anchor,
     convert_value,
+    cpu_with_absolute_path,
     model_with_absolute_paths,
     parse_toml,
     read_config,
@@ -28,6 +29,7 @@ from mlx_worker.config.schema import (
     CacheConfig,
     Config,
     ConfigFile,
+    CpuConfig,
     LogConfig,
     ModelConfig,
     ServerConfig,
@@ -104,6 +106,7 @@ class _ProblemReader:
             supervisor=self._section("supervisor", SupervisorConfig),
             log=self._anchored("log", self._section("log", LogConfig)),
             cache=self._anchored("cache", self._section("cache", CacheConfig)),
+            cpu=self._with_paths("cpu", self._section("cpu", CpuConfig), cpu_with_absolute_path),
             telemetry=self._section("telemetry", TelemetryConfig),
             folder=self._folder,
         )

@@ -15,6 +15,7 @@ from msgspec import inspect
 
 from mlx_worker.config.schema import (
     CacheConfig,
+    CpuConfig,
     Defaults,
     LogConfig,
     ModelConfig,
@@ -32,6 +33,7 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
     "supervisor": (SupervisorConfig, "When a model's process is stopped, restarted and given up."),
     "log": (LogConfig, "What the node logs, and where."),
     "cache": (CacheConfig, "The KV of prompts on disk."),
+    "cpu": (CpuConfig, "How models compute on a CPU, where there is no GPU."),
     "telemetry": (TelemetryConfig, "OpenTelemetry traces; the extra `telemetry` sends them."),
     "models": (ModelConfig, "One model; the file has a section `[[models]]` for each."),
     "models.defaults": (Defaults, "Values of fields that a request leaves out."),

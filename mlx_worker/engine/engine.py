@@ -97,6 +97,8 @@ class Engine:
         self.history = TurnHistory(
             self._markers, history_bytes(cache_bytes) if remember_turns else 0
         )
+        if disk is not None:
+            self.history.adopt(disk.take_turns())
         self._vocabulary = len(tokenizer)
         self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
         self._pace = ChunkSizer(prefill_pause)
@@ -111,7 +113,9 @@ class Engine:
             prefill_batch_size=min(2 * READERS, rows),
             prefill_step_size=LARGEST_CHUNK,
         )
-        self.entry_writer = EntryWriter(disk, self._batch, self._pace) if disk else None
+        self.entry_writer = (
+            EntryWriter(disk, self._batch, self._pace, self.history) if disk else None
+        )
         self.cache.observer = self.entry_writer
         cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
@@ -231,8 +235,8 @@ class Engine:
         sequence = self._sequences.by_id.get(id_)
         if sequence is None:
             return None
+        self.history.remember(sequence)  # first: the KV is stored with the turns in it
         self._remove(sequence, keep=True)
-        self.history.remember(sequence)
         return Done(id_, "cancelled", sequence.produced)
 
     def cancel_all(self) -> None:
@@ -359,18 +363,20 @@ class Engine:
         assert text is not None
         complete = constraint is not None and constraint.complete
         problem = constraint.problem if constraint is not None else ""
-        if response.finish_reason is not None:
+        left_batch = response.finish_reason is not None
+        if not (left_batch or text.stopped or complete or problem or sequence.loops):
+            return None
+        if not problem:
+            self.history.remember(sequence)  # first: the KV is stored with the turns in it
+        if left_batch:
             self._sequences.remove(sequence)
             self._retention.store_ended(sequence, response.all_tokens, response.prompt_cache)
-        elif text.stopped or complete or problem or sequence.loops:
+        else:
             if response.surplus:
                 self._batch.retract(sequence.uid, response.surplus)
             self._remove(sequence, keep=True)
-        else:
-            return None
         if problem:
             return RequestFailed(sequence.id, ConstraintFailed.code, problem)
-        self.history.remember(sequence)
         natural: FinishReason = response.finish_reason or ("length" if sequence.loops else "stop")
         return ending(sequence, text, "stop" if complete else natural)
 

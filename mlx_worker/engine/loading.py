@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from jinja2 import TemplateSyntaxError
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm import utils as mlx_lm_utils
 
 from mlx_worker.errors import BadModelFolder, InferenceError, ModelNotFoundError, cause_of
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     LoadProgress = Callable[[int, int], None]
     """Called with (bytes in memory, bytes in all)."""
 
+FULL = "float32"
+"""The type in which no part of a model loses anything."""
+
 BITE = 64 << 20
 """Bytes read between two reports of progress."""
 
@@ -32,12 +36,14 @@ def read_model(
     on_progress: LoadProgress | None = None,
     chat_template: str | None = None,
     context_length: int | None = None,
+    dtype: str = "",
 ) -> tuple[Any, Any, int | None]:
     """Load weights and tokenizer from a folder, and report progress.
 
     Returns (model, tokenizer, context length in tokens or None for no limit). `config` overrides
     entries of the model's config.json, `chat_template` the tokenizer's own; `context_length` is the
-    configured one. Raises ModelNotFoundError where there is nothing at the path, BadModelFolder
+    configured one. `dtype` is the floating-point type of the weights, "" for those in the files.
+    Raises ModelNotFoundError where there is nothing at the path, BadModelFolder
     where the path is no folder, or where a file or the template is missing or broken, and
     InferenceError with the cause for any other failure.
     """
@@ -49,6 +55,7 @@ def read_model(
     extra = None if chat_template is None else {"chat_template": chat_template}
     try:
         model, settings = mlx_lm_utils.load_model(path, lazy=True, model_config=config)
+        convert_weights(model, dtype)
         _materialize(model, on_progress)
         tokenizer = mlx_lm_utils.load_tokenizer(
             path, extra, eos_token_ids=settings.get("eos_token_id")
@@ -79,6 +86,32 @@ def _check_template(tokenizer: Any) -> None:
         raise BadModelFolder(f"chat_template: line {error.lineno}: {error.message}") from error
     except Exception:  # noqa: BLE001  (a program of the model's author, which may refuse this chat)
         return
+
+
+def convert_weights(model: Any, dtype: str) -> None:
+    """Convert the weights to a floating-point type, lazily; "" leaves them as they are.
+
+    Parts that a family computes in float32 stay in float32.
+    """
+    if not dtype:
+        return
+    target = getattr(mx, dtype)
+    is_cast = getattr(model, "cast_predicate", lambda _path: True)
+
+    def converted(path: str, value: mx.array) -> mx.array:
+        is_kept = not mx.issubdtype(value.dtype, mx.floating) or value.dtype == mx.float64
+        return value if is_kept or not (is_cast(path) or dtype == FULL) else value.astype(target)
+
+    model.update(tree_map_with_path(converted, model.parameters()))
+
+
+def weight_type(model: Any) -> str:
+    """Return the floating-point type that most weights have, by their number; "" for none."""
+    sizes: Counter[str] = Counter()
+    for _, array in tree_flatten(model.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating):
+            sizes[str(array.dtype).rpartition(".")[2]] += array.size
+    return max(sizes, key=sizes.__getitem__, default="")
 
 
 def weight_bytes(model: Any) -> int:

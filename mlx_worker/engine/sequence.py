@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlx_worker.engine.history.memory import SampledTurn
     from mlx_worker.engine.kv.disk.reading import FromDisk
     from mlx_worker.engine.limits.loop_guard import LoopGuard
     from mlx_worker.engine.output.prompt_scores import PromptScorer
@@ -35,7 +36,7 @@ class Sequence:
     earlier sequence that reads `shared_prefix` tokens for this one too. `stored_tokens` are in the
     prompt cache already. `notices` are warnings about the answer. `loop_guard` None: no repetition
     ends the answer. `asked_disk`: the disk was asked for the prompt's KV; `from_disk` is what was
-    read.
+    read. `turn` is the answer as it is remembered, once it has ended.
     """
 
     id: int
@@ -66,6 +67,7 @@ class Sequence:
     shared_prefix: int = 0
     asked_disk: bool = False
     from_disk: FromDisk | None = None
+    turn: SampledTurn | None = None
 
     @property
     def waiting(self) -> bool:

@@ -71,6 +71,7 @@ class Family(IntEnum):
     QUANTIZED = 2
     ROTATING = 3
     ARRAYS = 4
+    TURN = 5  # no layer: the parts of an answer's record
 
 
 @dataclass(frozen=True, slots=True)

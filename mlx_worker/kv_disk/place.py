@@ -24,6 +24,8 @@ _SHARE: Final = 10
 """The folder may hold a tenth of what the volume has free, with what the folder holds already."""
 
 MOST_BY_DEFAULT: Final = 100 * 10**9
+LEAST_BY_DEFAULT: Final = 10**6
+"""The bound of a full volume: no less is one, and `disk_free_min` keeps what is free anyway."""
 
 
 def kv_folder(config: CacheConfig) -> Path:
@@ -43,4 +45,4 @@ def capacity_of(config: CacheConfig, *, free: int, held: int) -> int:
     """
     if config.disk_cache_bytes is not None:
         return int(config.disk_cache_bytes)  # a `Size` has no form on the wire
-    return min((free + held) // _SHARE, MOST_BY_DEFAULT)
+    return max(LEAST_BY_DEFAULT, min((free + held) // _SHARE, MOST_BY_DEFAULT))

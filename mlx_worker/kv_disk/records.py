@@ -56,6 +56,13 @@ class Kind(IntEnum):
     STATE = 3
     """The state of recurrent layers, at the end of an entry."""
 
+    TURN = 4
+    """The tokens that an answer was sampled as. No KV: found by its own content, in no chain."""
+
+
+KV_KINDS: Final = frozenset({Kind.DELTA, Kind.WINDOW, Kind.STATE})
+"""The kinds of records that KV is made of."""
+
 
 class Mark(IntEnum):
     """Whether a record may be used. Any other byte means deleted."""

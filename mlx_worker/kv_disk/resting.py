@@ -18,7 +18,7 @@ from mlx_worker.kv_disk.folder import lock, open_folder, open_root
 from mlx_worker.kv_disk.index import entry_of, garbage_kept, in_pieces, release
 from mlx_worker.kv_disk.names import read_models, remove_models
 from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.records import Mark, decode_body
+from mlx_worker.kv_disk.records import KV_KINDS, Mark, decode_body
 from mlx_worker.kv_disk.saved_index import MAX_SAVED, parse
 from mlx_worker.kv_disk.segments import Segments
 from mlx_worker.kv_disk.space import Limits
@@ -169,7 +169,11 @@ class _Contents:
 
     def stored(self) -> IdentityOnDisk:
         """Return the sums."""
-        lengths = {entry.address.key: entry.stop - entry.start for entry in self.entries}
+        lengths = {
+            entry.address.key: entry.stop - entry.start
+            for entry in self.entries
+            if entry.address.kind in KV_KINDS
+        }
         changed = max((ns / 1e9 for _, ns in self.sizes.values()), default=0.0)
         return IdentityOnDisk(
             self._identity,

@@ -11,7 +11,7 @@ import os
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import AccountBusy
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
     from mlx_worker.kv_disk.keys import HasDigest
     from mlx_worker.kv_disk.payload import Payload
-    from mlx_worker.kv_disk.records import Address, Record
+    from mlx_worker.kv_disk.records import Address, Kind, Record
     from mlx_worker.kv_disk.segments import ReadAt, WriteAt
+
+T = TypeVar("T")
 
 SAVE_SECONDS: Final = 600.0
 """Between two saves of the index, in a process that goes on."""
@@ -153,7 +155,7 @@ class DiskStore:
                 return None
         if entry.mark is Mark.SUSPECT and not self._set_mark(entry, Mark.TRIED):
             return None
-        payload = self._load(opened, entry)
+        payload = self._load(opened, entry, _payload)
         with self._lock:
             if payload is None:
                 self._misses += 1
@@ -162,10 +164,40 @@ class DiskStore:
                 opened.index.use(entry, self._now())
         return payload
 
-    def _load(self, opened: OpenedFolder, entry: Entry) -> Payload | None:
+    def use(self, address: Address) -> bool:
+        """Return True if a record can be read, and count a use of the record."""
+        with self._lock:
+            entry, opened = self._find(address), self._opened
+            if entry is None or opened is None or entry.mark is not Mark.LIVE:
+                return False
+            opened.index.use(entry, self._now())
+            return True
+
+    def load_all(self, kind: Kind, parse: Callable[[Address, Payload], T]) -> Iterator[T]:
+        """Yield what `parse` makes of each record of a kind, that used last first.
+
+        No uses are counted. A record for which `parse` raises BadRecord is deleted.
+        """
+        with self._lock:
+            opened = self._opened
+            entries = (
+                [entry for entry in opened.index if entry.address.kind is kind] if opened else []
+            )
+        entries.sort(key=lambda entry: (entry.used_at, entry.segment, entry.offset), reverse=True)
+        for entry in entries:
+            if opened is None or opened is not self._opened or not self._availability.can_read:
+                return
+            if entry.mark is Mark.LIVE:
+                parsed = self._load(opened, entry, parse)
+                if parsed is not None:
+                    yield parsed
+
+    def _load(
+        self, opened: OpenedFolder, entry: Entry, parse: Callable[[Address, Payload], T]
+    ) -> T | None:
         """Read a record; one that is not right is deleted."""
         try:
-            return opened.segments.load(entry)
+            return parse(entry.address, opened.segments.load(entry))
         except (BadRecord, StorageError, FileNotFoundError) as error:
             with self._lock:
                 if opened is not self._opened or opened.index.get(entry.address) is not entry:
@@ -230,7 +262,7 @@ class DiskStore:
             entries = list(opened.index) if opened else []
         if opened is None:
             return 0, 0
-        right = sum(self._load(opened, entry) is not None for entry in entries)
+        right = sum(self._load(opened, entry, _payload) is not None for entry in entries)
         return right, len(entries) - right
 
     # --- from time to time ---
@@ -256,8 +288,7 @@ class DiskStore:
             with self._guard():
                 if self._opened is not None and self._availability.can_write:
                     self._save(self._opened)
-            with self._lock:
-                self._release()
+            self._release()
 
     @property
     def is_writable(self) -> bool:
@@ -310,9 +341,11 @@ class DiskStore:
             self._report("the index of the KV cache on disk cannot be saved: not a regular file")
 
     def _release(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-        self._opened = None
+        """Close the folder; no thread that looks a record up waits for a disk that hangs."""
+        with self._lock:
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
 
     def _heal(self) -> None:
         """Open the folder again where the disk failed long enough ago."""
@@ -321,8 +354,7 @@ class DiskStore:
         if self._availability.can_read:
             self._availability.try_again()
         else:
-            with self._lock:
-                self._release()
+            self._release()
             self._open(create=False)
 
     def _set_mark(self, entry: Entry, mark: Mark) -> bool:
@@ -370,3 +402,7 @@ class DiskStore:
             return
         except (OSError, StorageError) as error:
             self._availability.switch_off(error)
+
+
+def _payload(_: Address, payload: Payload) -> Payload:
+    return payload

@@ -6,6 +6,7 @@ thread makes no mlx call. [child]
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.kv_disk.records import Record
     from mlx_worker.kv_disk.store import DiskStore
+
+log = logging.getLogger(__name__)
 
 QUEUE_BYTES: Final = 512 << 20
 MAINTAIN_SECONDS: Final = 10.0
@@ -103,7 +106,7 @@ class DiskWriter:
         return not self._thread.is_alive()
 
     def clear(self) -> None:
-        """Forget all records that are not being written yet, and wait for the one that is.
+        """Forget all records that wait, and wait for the record that is being written.
 
         What was added before the call is on disk then, or never will be.
         """
@@ -133,9 +136,13 @@ class DiskWriter:
                 self._is_busy = True
                 # The bytes of a record that is being written still count.
                 item = self._queue.popleft() if self._queue else None
-            if item is None:
-                self._store.maintain()
-                continue
-            self._store.put(item[0], essential=item[1])
-            with self._changed:
-                self._nbytes -= item[2]
+            try:
+                if item is None:
+                    self._store.maintain()
+                else:
+                    self._store.put(item[0], essential=item[1])
+            except Exception:  # a defect costs one record, not all that come after
+                log.exception("KV could not be written to disk")
+            if item is not None:
+                with self._changed:
+                    self._nbytes -= item[2]

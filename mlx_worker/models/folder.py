@@ -25,7 +25,9 @@ class ModelFolder(msgspec.Struct, frozen=True):
     """The description of a model by its folder; `context_length` in tokens, None if unknown.
 
     `context_is_firm` is True if config.json states the length, and not the tokenizer's settings
-    alone. `chat_template` is the text of a configured template that replaces the folder's.
+    alone. `weight_bytes` are those in memory with the floating-point type `dtype`, "" for the types
+    in the files; `half_bytes` of the files are numbers of 16 bits, `single_bytes` of 32 bits.
+    `chat_template` is the text of a configured template that replaces the folder's.
     `warnings` are about files that do not match each other but load all the same.
     """
 
@@ -37,6 +39,9 @@ class ModelFolder(msgspec.Struct, frozen=True):
     chat_template: str | None = None
     context_is_firm: bool = True
     warnings: tuple[str, ...] = ()
+    half_bytes: int = 0
+    single_bytes: int = 0
+    dtype: str = ""
 
     def context_with(self, configured: int | None) -> int | None:
         """Return the context length in tokens, None for no limit.
@@ -85,6 +90,8 @@ def inspect_folder(path: Path) -> ModelFolder:
             has_chat_template=_has_chat_template(path, tokenizer),
             context_is_firm=stated is not None,
             warnings=(*weights.warnings, *_generation_warnings(path)),
+            half_bytes=weights.half_bytes,
+            single_bytes=weights.single_bytes,
         )
     except PermissionError as error:
         raise not_permitted(Path(error.filename or path), error) from error

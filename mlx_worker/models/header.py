@@ -24,19 +24,31 @@ MOST_HEADER_BYTES: Final = 100_000_000
 """As the safetensors library has it."""
 
 
+HALVES: Final = frozenset({"F16", "BF16"})
+SINGLE: Final = "F32"
+
+
 class _Array(msgspec.Struct):
     data_offsets: tuple[int, int]
+    dtype: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        return self.data_offsets[1] - self.data_offsets[0]
 
 
 class Header(msgspec.Struct, frozen=True):
     """What a safetensors file holds: the names of its arrays and their bytes in all.
 
-    `surplus` counts the bytes after the last array.
+    `surplus` counts the bytes after the last array. `half_bytes` of the weights are floating-point
+    numbers of 16 bits, `single_bytes` those of 32 bits.
     """
 
     names: frozenset[str]
     weight_bytes: int
     surplus: int
+    half_bytes: int = 0
+    single_bytes: int = 0
 
 
 def read_header(path: Path) -> Header:
@@ -62,7 +74,9 @@ def read_header(path: Path) -> Header:
         raise BadModelFolder(
             f"{path} is damaged: its header describes {expected} bytes, not {size}"
         )
-    return Header(frozenset(arrays), weights, size - expected)
+    half = sum(array.nbytes for array in arrays.values() if array.dtype in HALVES)
+    single = sum(array.nbytes for array in arrays.values() if array.dtype == SINGLE)
+    return Header(frozenset(arrays), weights, size - expected, half, single)
 
 
 def _arrays(path: Path, header: bytes) -> dict[str, _Array]:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from mlx_worker.errors import ConfigError, WorkerError
 from mlx_worker.models.regular import read_regular
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
+from mlx_worker.models.weight_types import AS_STORED
 from mlx_worker.system.text_files import decode_text
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import Config, ModelConfig
     from mlx_worker.models.store import ModelFolder
+    from mlx_worker.models.weight_types import WeightTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,14 @@ class PlannedModel:
         return self.folder
 
 
-def plan(config: Config) -> list[PlannedModel]:
+def plan(config: Config, types: WeightTypes = AS_STORED) -> list[PlannedModel]:
     """Find and inspect every model's folder, and the files that are to be warmed.
 
     Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError.
     """
     for error in missing_warm_files(config):
         raise error
-    return [PlannedModel(model, inspect_model(config, model)) for model in config.models]
+    return [PlannedModel(model, inspect_model(config, model, types)) for model in config.models]
 
 
 def unseen(config: Config) -> list[PlannedModel]:
@@ -73,7 +75,9 @@ def unseen(config: Config) -> list[PlannedModel]:
     return [PlannedModel(model, None) for model in config.models]
 
 
-def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
+def inspect_model(
+    config: Config, model: ModelConfig, types: WeightTypes = AS_STORED
+) -> ModelFolder:
     """Find and inspect one model's folder. May block for as long as the disk does.
 
     Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError for a chat
@@ -81,7 +85,8 @@ def inspect_model(config: Config, model: ModelConfig) -> ModelFolder:
     """
     try:
         folder = inspect_folder(locate(model.path, models_dir_of(config), config.folder))
-        return replace(folder, chat_template=_chat_template(model))
+        folder = replace(folder, chat_template=_chat_template(model))
+        return types.applied_to(folder, model.dtype)
     except WorkerError as error:
         raise type(error)(f"model {model.id!r}: {error}", param="path") from error
 

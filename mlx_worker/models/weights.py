@@ -44,10 +44,15 @@ _CORE: Final = frozenset({_HEAD, "embed_tokens", "norm", "wte", "ln_f", "norm_f"
 
 
 class Weights(msgspec.Struct, frozen=True):
-    """The bytes of all arrays, and what about their files deserves a look."""
+    """The bytes of all arrays, and what about their files deserves a look.
+
+    `half_bytes` are floating-point numbers of 16 bits, `single_bytes` those of 32 bits.
+    """
 
     nbytes: int
     warnings: tuple[str, ...]
+    half_bytes: int
+    single_bytes: int
 
 
 def inspect_weights(folder: Path, config: dict[str, Any]) -> Weights:
@@ -81,7 +86,12 @@ def inspect_weights(folder: Path, config: dict[str, Any]) -> Weights:
         )
     if shards := [name for name in shards if name not in absent]:
         warnings.append(f"{shards[0]}{_and_more(shards)} is not in the folder")
-    return Weights(sum(header.weight_bytes for header in headers.values()), tuple(warnings))
+    return Weights(
+        sum(header.weight_bytes for header in headers.values()),
+        tuple(warnings),
+        sum(header.half_bytes for header in headers.values()),
+        sum(header.single_bytes for header in headers.values()),
+    )
 
 
 class _Found:

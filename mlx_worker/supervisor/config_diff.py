@@ -44,6 +44,7 @@ def load_of(planned: PlannedModel) -> Load:
         tools=model.tools,
         remember_turns=model.remember_turns,
         speculation=model.speculation,
+        dtype=planned.folder.dtype if planned.folder else "",
     )
 
 

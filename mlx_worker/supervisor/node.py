@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-    from mlx_worker.supervisor.starter import FolderAccess
+    from mlx_worker.supervisor.starter import FolderAccess, Preparation
     from mlx_worker.wire.messages import DiskCache
 
 TRANSIENT = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
@@ -62,6 +62,7 @@ class Node:
         launcher: Launcher,
         folders: FolderAccess,
         cache: CacheConfig,
+        prepared: Preparation | None = None,
     ) -> None:
         own_code()  # of now, before anything can be replaced on the disk
         self._timings = timings
@@ -79,7 +80,9 @@ class Node:
         self.kv_folder = KvFolder(cache)
         self.budget = MemoryBudget(memory_limit, self.events)
         self.placement = Placement(self.budget, self._all_models, self.events)
-        self.starter = Starter(folders, self.placement, timings, self.pause, self._share_kv)
+        self.starter = Starter(
+            folders, self.placement, timings, self.pause, self._share_kv, prepared
+        )
         self.pressure = Pressure(self.budget, self._all_models, self.events)
         self.client = ModelClient(
             starter=self.starter,

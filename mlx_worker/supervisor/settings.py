@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
+from mlx_worker.config.schema import SupervisorConfig
 from mlx_worker.config.sizes import MemoryLimit
+from mlx_worker.models.weight_types import WeightTypes
 from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.requests.resume_policy import KEEPALIVE_INTERVAL, ResumePolicy
 
 if TYPE_CHECKING:
-    from mlx_worker.config.schema import ServerConfig, SupervisorConfig
+    from mlx_worker.config.schema import Config, ServerConfig
 
 
 def timings(config: SupervisorConfig) -> Timings:
@@ -50,6 +52,11 @@ allocations fail, or the system with them."""
 def memory_limit(config: SupervisorConfig) -> int:
     """Return the bytes that the processes of all models may take together."""
     return (config.memory_limit or SHARE).of(psutil.virtual_memory().total)
+
+
+def weight_types(config: Config | None, *, fast_blas: bool) -> WeightTypes:
+    """Return the floating-point types of weights; `fast_blas`: models compute on a fast CPU."""
+    return WeightTypes(fast_blas, memory_limit(config.supervisor if config else SupervisorConfig()))
 
 
 def resume_policy(config: SupervisorConfig, server: ServerConfig) -> ResumePolicy:

@@ -22,7 +22,7 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.system.daemon_threads import call_in_daemon_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Awaitable, Callable, Hashable, Iterable
     from pathlib import Path
 
     from mlx_worker.config.schema import ModelConfig
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
+
+    Preparation = Callable[[], Awaitable[object]]
+    """Waits until the machine is prepared for models. Never fails."""
 
 
 IN_ORDER = 1.0
@@ -64,7 +67,10 @@ class _FolderInspection:
 
 
 class Starter:
-    """Starts models, and watches the folders of those that were given up."""
+    """Starts models, and watches the folders of those that were given up.
+
+    No folder is inspected before `prepared` has returned.
+    """
 
     def __init__(
         self,
@@ -73,12 +79,14 @@ class Starter:
         timings: Timings,
         pause: PauseDetector,
         on_inspected: Callable[[], None],
+        prepared: Preparation | None = None,
     ) -> None:
         self.access = access
         self._placement = placement
         self._timings = timings
         self._pause = pause
         self._on_inspected = on_inspected
+        self._prepared = prepared
         self._inspections: dict[ModelRuntime, _FolderInspection] = {}
         self._closed = False
 
@@ -151,6 +159,8 @@ class Starter:
         return self._inspections.setdefault(model, _FolderInspection())
 
     async def _inspect(self, model: ModelRuntime, inspection: _FolderInspection) -> None:
+        if self._prepared is not None:
+            await self._prepared()
         try:
             folder = await self._read_in_time(model, inspection)
         except WorkerError as error:

@@ -88,7 +88,7 @@ def _clear(path: Path, ids: frozenset[str] | None) -> list[tuple[str, ...]]:
     for stored in resting.list_stored(path):
         is_meant = ids is None or ids.intersection(stored.models)
         if is_meant and not resting.clear(path, stored.identity):
-            in_use.append(stored.models)
+            in_use.append(stored.models or (stored.identity,))
     return in_use
 
 

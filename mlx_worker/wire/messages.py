@@ -47,7 +47,8 @@ class Load(WireMessage, frozen=True):
     seconds for which prefill delays running streams between two of their tokens. `chat_template`
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
-    None: no KV is kept on disk. `speculation` "off": every token has a forward pass of its own.
+    None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
+    the types in the files. `speculation` "off": every token has a forward pass of its own.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Load(WireMessage, frozen=True):
     tools: Literal["refuse", "ignore", "prompt"] = "refuse"
     remember_turns: bool = True
     disk: DiskCache | None = None
+    dtype: str = ""
     speculation: Literal["auto", "off"] = "auto"
 
 
@@ -197,8 +199,9 @@ class Loaded(WireMessage, frozen=True):
     `context_length` (tokens) None: neither the model's files nor the configuration states one.
 
     `unbatched` says why the model is served one row at a time; "" where rows are batched.
-    `weights` names what was loaded: the same name means the same weights. `pass_costs` were
-    measured; `no_speculation` is why no tokens are drafted, "" where they may be.
+    `weights` names what was loaded: the same name means the same weights. `dtype` is the
+    floating-point type of most weights in memory, or of their scales. `pass_costs` were measured;
+    `no_speculation` is why no tokens are drafted, "" where they may be.
     """
 
     context_length: int | None
@@ -206,6 +209,7 @@ class Loaded(WireMessage, frozen=True):
     unbatched: str = ""
     kv: KvCost = KvCost()
     weights: str = ""
+    dtype: str = ""
     no_speculation: str = ""
     pass_costs: list[PassCost] = []
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from mlx_worker.kv_disk.segments import Segments
+from mlx_worker.kv_disk.records import KV_KINDS
 from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
 from mlx_worker.wire.messages import (
     CacheCleared,
@@ -24,6 +23,7 @@ from mlx_worker.wire.messages import (
 )
 from mlx_worker.wire.output import Done, StepOutput
 from tests.child.test_child import ENDLESS, Front, child, generate, load
+from tests.kv_disk.headers import headers_below
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -69,16 +69,9 @@ def with_system_prompt(id_: int) -> Generate:
 
 
 def ends_on_disk(folder: Path) -> list[int]:
-    """Where the records below the folder end, in tokens."""
-    found: list[int] = []
-    for path in folder.glob("*/"):
-        descriptor = os.open(path, os.O_RDONLY)
-        segments = Segments(descriptor, bytes.fromhex(path.name), os.pwritev)
-        for number in segments.numbers():
-            headers, _, _ = segments.scan(number)
-            found += [header.stop for _, header in headers]
-        os.close(descriptor)
-    return sorted(found)
+    """Where the records of KV below the folder end, in tokens."""
+    headers = headers_below(folder)
+    return sorted(header.stop for header in headers if header.address.kind in KV_KINDS)
 
 
 def test_a_child_writes_its_sessions_before_it_leaves(tiny: Path, tmp_path: Path) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlx_lm import convert
+
 from mlx_worker.child.imported_code import ImportedCode
+from mlx_worker.child.memory_probe import probe
 from mlx_worker.child.model_loading import load_model
 from mlx_worker.engine.templates.rules import fit_to_template, rules_of
+from mlx_worker.models.folder import inspect_folder
+from mlx_worker.models.weight_types import AS_STORED
 from mlx_worker.wire.messages import Load, Loaded
 
 if TYPE_CHECKING:
@@ -43,3 +48,35 @@ def test_template_rules_are_made_before_the_model_is_loaded(nano: Path) -> None:
     assert rules_of.cache_info().misses == 1
     fit_to_template(loaded.tokenizer, [{"role": "user", "content": "Hello"}])
     assert rules_of.cache_info().misses == 1
+
+
+def loaded_as(folder: Path, dtype: str) -> Loaded:
+    """What a child says of a model that it has loaded in this type."""
+    front = Front()
+    load = Load("m", str(folder), 1, None, 1 << 20, 1 << 30, 1.0, dtype=dtype)
+    load_model(load, ImportedCode(), send=front.send, on_encoded=lambda: None)
+    loaded = front.heard[-1]
+    assert isinstance(loaded, Loaded)
+    return loaded
+
+
+def test_weights_are_held_in_the_type_that_the_front_names(nano: Path) -> None:
+    stored, half = loaded_as(nano, ""), loaded_as(nano, "bfloat16")
+    assert (stored.dtype, half.dtype) == ("float32", "bfloat16")
+    assert half.weight_bytes * 2 == stored.weight_bytes
+    assert half.kv.nbytes(100) * 2 == stored.kv.nbytes(100)
+    assert half.weights != stored.weights
+    # A type that the weights have already changes nothing, not their name either.
+    assert loaded_as(nano, "float32") == stored
+
+
+def test_a_quantized_models_integers_stay(nano: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "q4"
+    convert(str(nano), str(folder), quantize=True, q_group_size=32, q_bits=4, dtype="bfloat16")
+    stored, single = loaded_as(folder, ""), loaded_as(folder, "float32")
+    found = inspect_folder(folder)
+    assert (stored.dtype, single.dtype) == ("bfloat16", "float32")
+    assert stored.weight_bytes == found.weight_bytes
+    assert single.weight_bytes == AS_STORED.applied_to(found, "float32").weight_bytes
+    needs = probe(folder, "float32")
+    assert (needs.weight_bytes, needs.kv) == (single.weight_bytes, single.kv)

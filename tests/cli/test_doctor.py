@@ -35,7 +35,7 @@ def test_a_machine_that_is_well_ends_with_0(config: Path) -> None:
     ran = run("doctor", "--config", str(config))
     assert ran.code == 0
     words = words_of(ran.said)
-    assert {"python", "mlx", "configuration", "model", "memory", "port"} <= words.keys()
+    assert {"python", "mlx", "blas", "configuration", "model", "memory", "port"} <= words.keys()
     assert "bad" not in words.values()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlx_worker.kv_disk.chains import Chain, find_chain
 from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.records import Address, Kind
+from mlx_worker.kv_disk.records import KV_KINDS, Address, Kind
 from tests.kv_disk.disk_harness import IDENTITY, Disk, record_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ needed = st.sampled_from(
         frozenset({Kind.DELTA}),
         frozenset({Kind.DELTA, Kind.WINDOW}),
         frozenset({Kind.STATE}),
-        frozenset(Kind),
+        KV_KINDS,
     ]
 )
 

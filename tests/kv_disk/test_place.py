@@ -9,6 +9,10 @@ import pytest
 from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
 from mlx_worker.kv_disk.place import FOLDER_VARIABLE, MOST_BY_DEFAULT, capacity_of, kv_folder
+from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.space import Limits
+from mlx_worker.kv_disk.store import DiskStore
+from tests.kv_disk.disk_harness import IDENTITY, single
 
 GB = 10**9
 
@@ -32,3 +36,12 @@ def test_by_default_a_tenth_is_kept_and_does_not_shrink_with_what_is_kept() -> N
     assert capacity_of(CacheConfig(), free=450 * GB, held=50 * GB) == 50 * GB
     assert capacity_of(CacheConfig(), free=9000 * GB, held=0) == MOST_BY_DEFAULT
     assert capacity_of(CacheConfig(disk_cache_bytes=Size(7)), free=1, held=2) == 7
+
+
+def test_a_volume_that_is_full_has_a_bound_that_a_store_takes(tmp_path: Path) -> None:
+    capacity = capacity_of(CacheConfig(), free=0, held=0)
+    store = DiskStore(
+        tmp_path / "kv", IDENTITY, Limits(capacity, GB, GB), report=print, free_bytes=lambda _: 0
+    )
+    assert store.put(single(1)) is Outcome.FULL
+    store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -110,3 +111,14 @@ def test_what_is_being_written_is_on_disk_once_the_queue_is_cleared(
     assert store.clear()
     assert writer.close(PATIENCE)
     assert store.statistics.records == 0
+
+
+def test_a_defect_at_one_record_costs_no_other(store: DiskStore) -> None:
+    writer = DiskWriter(store)
+    writer.start()
+    writer.add(replace(single(0), start=None))  # type: ignore[arg-type]
+    writer.add(single(1))
+    assert writer.drain(PATIENCE)
+    assert store.contains(single(1).address)
+    assert writer.queued.nbytes == 0
+    assert writer.close(PATIENCE)

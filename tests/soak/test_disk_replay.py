@@ -35,7 +35,7 @@ BETWEEN: Final = rounds(15, 30, 50)
 AGENTS: Final = 4
 """Kinds of agents: those of one kind have one system prompt."""
 
-SYSTEM: Final = 2000
+SYSTEM: Final = 1500
 """Words of a system prompt, tools included."""
 
 NARROW: Final = 24 << 20
@@ -55,7 +55,7 @@ class Session:
         length = self.random.choice([8, 30, 120, 350])
         content = " ".join(self.random.choices(WORDS, k=length))
         self.messages.append({"role": "user", "content": content})
-        return {"model": "tiny", "messages": self.messages, "max_tokens": 24, "temperature": 0}
+        return {"model": "tiny", "messages": self.messages, "max_tokens": 12, "temperature": 0}
 
 
 @dataclass

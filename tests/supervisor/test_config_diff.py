@@ -58,6 +58,12 @@ def test_what_the_process_goes_by_needs_a_new_one(setting: dict[str, Any]) -> No
     assert compare({"a": planned("a")}, [after]) == Changes(restarted=("a",))
 
 
+def test_another_type_of_weights_needs_a_new_process() -> None:
+    before = planned("a")
+    after = replace(before, folder=msgspec.structs.replace(before.inspected, dtype="float32"))
+    assert compare({"a": before}, [after]) == Changes(restarted=("a",))
+
+
 def test_another_text_of_a_template_needs_a_new_process() -> None:
     folder = planned("a").inspected
     before, after = (

@@ -119,6 +119,23 @@ async def said(node: Node, model_id: str, words: str = "hello") -> str:
     return text
 
 
+async def test_no_folder_is_inspected_before_the_machine_is_prepared(tmp_path: Path) -> None:
+    is_prepared = asyncio.Event()
+    with disk(tmp_path) as folders:
+        async with running(
+            unseen("a"),
+            launcher=scripted(),
+            folders=folders.access,
+            prepared=is_prepared.wait,
+        ) as node:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert isinstance(node.models["a"].start_blocked_by, ModelLoading)
+            assert not folders.inspections
+            is_prepared.set()
+            await reached(node, "a", State.READY)
+
+
 # --- folders ------------------------------------------------------------------------------
 
 

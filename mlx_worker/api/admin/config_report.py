@@ -15,6 +15,7 @@ import msgspec
 
 from mlx_worker import logs
 from mlx_worker.config.schema import (
+    CpuConfig,
     LogConfig,
     ModelConfig,
     ServerConfig,
@@ -34,6 +35,7 @@ SECTIONS: Final = {
     "supervisor": SupervisorConfig(),
     "log": LogConfig(),
     "telemetry": TelemetryConfig(),
+    "cpu": CpuConfig(),
 }
 """The sections that a file has once, with their defaults."""
 

@@ -31,9 +31,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.api.middleware.credentials import Credentials
-    from mlx_worker.config.schema import Config
+    from mlx_worker.config.schema import Config, ModelConfig
+    from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
+    from mlx_worker.models.weight_types import WeightTypes
     from mlx_worker.supervisor.node import Node
+
+    MakeTypes = Callable[[Config], WeightTypes]
+    """Returns the types of weights on this machine, with the memory that a configuration allows."""
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +48,13 @@ DISK_TIMEOUT: Final = 10.0
 """Seconds that the disk may take to answer."""
 
 
-def folder_access(config: Config) -> FolderAccess:
+def folder_access(config: Config, types: MakeTypes) -> FolderAccess:
     """Return how the folders of this configuration's models are found and read."""
-    return FolderAccess(partial(inspect_model, config), partial(model_places, config))
+
+    def inspect(model: ModelConfig) -> ModelFolder:
+        return inspect_model(config, model, types(config))
+
+    return FolderAccess(inspect, partial(model_places, config))
 
 
 class CannotReload(InvalidRequest):
@@ -68,8 +77,11 @@ class Reloaded(msgspec.Struct, frozen=True):
 class ConfigReloader:
     """Reads the file that the node was started from, and applies it to the node."""
 
-    def __init__(self, running: Config, node: Node, credentials: Credentials) -> None:
+    def __init__(
+        self, running: Config, node: Node, credentials: Credentials, types: MakeTypes
+    ) -> None:
         self._running = running
+        self._types = types
         self._node = node
         self._credentials = credentials
         self._loaded = running
@@ -89,9 +101,8 @@ class ConfigReloader:
                 planned = await self._plan_models(update.config)
                 self._node.drain.raise_if_active()
                 is_disk_changed = await self._node.kv_folder.apply(update.config.cache)
-                changes = self._node.reload(
-                    planned, folder_access(update.config), is_disk_changed=is_disk_changed
-                )
+                folders = folder_access(update.config, self._types)
+                changes = self._node.reload(planned, folders, is_disk_changed=is_disk_changed)
                 update.apply_credentials()
                 self._loaded = update.config
             except WorkerError as error:
@@ -135,7 +146,11 @@ class ConfigReloader:
 
     async def _plan_model(self, config: Config, model: PlannedModel) -> PlannedModel:
         known = self._node.models.get(model.config.id)
-        stays = known is not None and known.config.path == model.config.path
+        stays = (
+            known is not None
+            and known.config.path == model.config.path
+            and known.config.dtype == model.config.dtype
+        )
         has_template = model.config.chat_template or (known and known.config.chat_template)
         if (
             stays
@@ -144,7 +159,8 @@ class ConfigReloader:
         ):
             return model
         what = f"the folder of model {model.config.id!r}"
-        folder = await self._within_deadline(partial(inspect_model, config, model.config), what)
+        inspect = partial(inspect_model, config, model.config, self._types(config))
+        folder = await self._within_deadline(inspect, what)
         return replace(model, folder=folder)
 
     async def _within_deadline(self, read: Callable[[], T], what: str) -> T:
@@ -166,7 +182,7 @@ class ConfigReloader:
         """Return the changed keys that are read at the start only, unlike `models_dir`."""
         return [
             f"{section}.{key}"
-            for section in ("server", "supervisor", "log", "telemetry")
+            for section in ("server", "supervisor", "log", "telemetry", "cpu")
             for key in getattr(new, section).__struct_fields__
             if key != "models_dir"
             and not (section == "server" and self._credentials.is_reloadable(key, new.server))

@@ -145,6 +145,8 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "contextLength": loaded.context_length if loaded else None,
         "unbatched": loaded.unbatched if loaded else "",
         "speculation": _speculation(loaded, pong),
+        "dtype": loaded.dtype if loaded else "",
+        "blas": child.versions.get("blas", ""),
         "enteredAt": {name.value: at for name, at in model.entered_at.items()},
         "loadSeconds": child.load_seconds,
         "loading": {"done": child.loading.done, "total": child.loading.total}

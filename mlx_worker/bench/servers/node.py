@@ -119,7 +119,9 @@ def _configuration(models: dict[str, Path], port: int, spares: int, disk: Path |
     # What an earlier run has written would be read in the next one, and the user's own folder is
     # not for measurements.
     cache = "[cache]\ndisk = false\n" if disk is None else _cache_section(disk)
-    return "\n".join([server, supervisor, cache, *tables])
+    # The engine alone and other servers have mlx's own BLAS too.
+    cpu = '[cpu]\nblas = "bundled"\n'
+    return "\n".join([server, supervisor, cache, cpu, *tables])
 
 
 def _cache_section(folder: Path) -> str:

@@ -16,6 +16,7 @@ from mlx_worker.errors import AddressInUse, NodeUnreachable, WorkerError
 from mlx_worker.listening import listen
 from mlx_worker.models.resolve import models_dir_of, plan
 from mlx_worker.supervisor import settings
+from mlx_worker.supervisor.blas.preparation import expected_weight_types
 from mlx_worker.supervisor.memory.policy import expected_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ LITTLE_DISK = 5 << 30
 def models(config: Config) -> list[Finding]:
     """Check each model's folder, up to the first bad one."""
     try:
-        planned = plan(config)
+        planned = plan(config, expected_weight_types(config))
     except WorkerError as error:
         return [bad("models", str(error), "`mlx-worker pull`, or correct the path")]
     return [_of_model(item) for item in planned]
@@ -40,6 +41,7 @@ def _of_model(planned: PlannedModel) -> Finding:
     folder = planned.inspected
     subject = f"model {planned.config.id}"
     said = f"{folder.path}: {folder.model_type}, {in_words(folder.weight_bytes)}"
+    said += f" in {folder.dtype}" if folder.dtype else ""
     if planned.warnings:
         return warn(
             subject, "; ".join((said, *planned.warnings)), "docs/reference/model-folders.md"
@@ -51,7 +53,8 @@ def memory(config: Config) -> Finding:
     """Check that the models that start with the node fit in memory together."""
     limit = settings.memory_limit(config.supervisor)
     try:
-        needed = sum(expected_bytes(item) for item in plan(config) if item.config.preload)
+        planned = plan(config, expected_weight_types(config))
+        needed = sum(expected_bytes(item) for item in planned if item.config.preload)
     except WorkerError:
         needed = 0  # `models` reports this
     said = (

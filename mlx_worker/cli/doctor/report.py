@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from mlx_worker.cli.doctor import kv_checks, machine, node_checks, service_checks
+from mlx_worker.cli.doctor import blas_check, kv_checks, machine, node_checks, service_checks
 from mlx_worker.cli.doctor.finding import Finding, bad, ok
 from mlx_worker.config.load import find_default_file, load_config, no_default_file
 from mlx_worker.errors import WorkerError
@@ -29,7 +29,13 @@ _SEVERITY_WIDTH, _SUBJECT_WIDTH = 6, 13
 async def examine(file: Path | None) -> list[Finding]:
     """Return all findings: about this machine, about the configuration, and about what it needs."""
     config, finding = _configuration(file)
-    findings = [machine.python(), machine.mlx(run), machine.open_files(), finding]
+    findings = [
+        machine.python(),
+        machine.mlx(run),
+        blas_check.blas(config),
+        machine.open_files(),
+        finding,
+    ]
     findings += machine.wired_limit(run, config)
     if config is not None:
         findings += node_checks.models(config)

@@ -32,6 +32,7 @@ def report_of(found: Found, question: Question) -> dict[str, Any]:
         "fits": fit.answer(question),
         "weightBytes": fit.weight_bytes,
         "weightsComputed": found.is_computed,
+        "dtype": found.dtype or None,
         "processBytes": PROCESS_BYTES,
         "machineBytes": found.machine_bytes,
         "memoryLimitBytes": fit.limit,
@@ -56,6 +57,7 @@ def lines(found: Found, question: Question) -> Iterator[str]:
     where = "" if found.is_computed else f", {found.path}"
     yield f"{found.name}: {found.model_type}{where}"
     of_weights = "computed" if found.is_computed else "by the headers of the files"
+    of_weights += f", in {found.dtype}" if found.dtype else ""
     yield _line("weights", _bytes(fit.weight_bytes), of_weights)
     yield _line("process", _bytes(PROCESS_BYTES), "interpreter, mlx, tokenizer: an estimate")
     if fit.pinned:

@@ -22,6 +22,7 @@ from mlx_worker.models.resolve import inspect_model, models_dir_of
 from mlx_worker.models.stated import context_length
 from mlx_worker.models.store import locate
 from mlx_worker.supervisor import settings
+from mlx_worker.supervisor.blas.preparation import expected_weight_types
 from mlx_worker.supervisor.memory.fit import MemoryFit, pinned_claims
 from mlx_worker.supervisor.memory.policy import disk_buffers
 from mlx_worker.wire.memory_needs import MemoryNeeds
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mlx_worker.config.sizes import MemoryLimit
     from mlx_worker.supervisor.memory.policy import MemoryClaim
 
-    Probe = Callable[[Path], MemoryNeeds]
+    Probe = Callable[[Path, str], MemoryNeeds]
 
 PROBE: Final = "mlx_worker.child.memory_probe"
 PREFIX: Final = "needs "
@@ -53,7 +54,8 @@ class Where:
 class Found:
     """A model that was found, and its needs beside the memory.
 
-    `machine_bytes` is the memory of this machine. `warnings` are about the files.
+    `machine_bytes` is the memory of this machine. `warnings` are about the files. `dtype` is the
+    floating-point type of the weights in memory; "": the types in the files.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Found:
     fit: MemoryFit
     machine_bytes: int
     warnings: tuple[str, ...] = ()
+    dtype: str = ""
 
     @property
     def is_computed(self) -> bool:
@@ -69,8 +72,10 @@ class Found:
         return not self.path.is_dir()
 
 
-def probe(path: Path) -> MemoryNeeds:
+def probe(path: Path, dtype: str) -> MemoryNeeds:
     """Return what a folder's model, or the model of a config.json, needs of memory.
+
+    `dtype` is the floating-point type of the weights; "": the types in the files.
 
     Raises BadModelFolder, or UnservableModel for what the engine refuses.
     """
@@ -80,7 +85,9 @@ def probe(path: Path) -> MemoryNeeds:
         if line.startswith(PREFIX):
             found.append(msgspec.json.decode(line.removeprefix(PREFIX), type=MemoryNeeds))
 
-    asyncio.run(run_module(PROBE, str(path), on_line=on_line, bad_data=BadModelFolder))
+    asyncio.run(
+        run_module(PROBE, str(path), "--dtype", dtype, on_line=on_line, bad_data=BadModelFolder)
+    )
     if not found:
         raise BadModelFolder(f"{PROBE} printed no result")
     return found[-1]
@@ -98,10 +105,11 @@ def fit_of(model: str, where: Where, ask: Probe = probe) -> Found:
         return _of_config_file(path, where, ask)
     configured = None if path.is_dir() else _configured(model, where.config)
     if configured is not None and where.config is not None:
-        folder = inspect_model(where.config, configured)
+        folder = inspect_model(where.config, configured, expected_weight_types(where.config))
         return _of_folder(configured.id, folder, where, ask, configured)
     folders = where.models_dir or models_dir_of(where.config)
     found = inspect_folder(path if path.is_dir() else locate(model, folders))
+    found = expected_weight_types(where.config).applied_to(found)
     return _of_folder(found.path.resolve().name, found, where, ask)
 
 
@@ -115,7 +123,7 @@ def _of_config_file(file: Path, where: Where, ask: Probe) -> Found:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise BadModelFolder(f"{file} names no model_type")
-    needs = ask(file)
+    needs = ask(file, "")
     fit = _fit(needs, needs.weight_bytes, context_length(config), where, None)
     return Found(str(file), file, model_type, fit, psutil.virtual_memory().total)
 
@@ -128,7 +136,7 @@ def _of_folder(
     configured: ModelConfig | None = None,
 ) -> Found:
     context = configured.context_length if configured else None
-    needs = ask(folder.path)
+    needs = ask(folder.path, folder.dtype)
     fit = _fit(
         needs,
         folder.weight_bytes,
@@ -144,6 +152,7 @@ def _of_folder(
         fit,
         psutil.virtual_memory().total,
         folder.all_warnings(context),
+        folder.dtype,
     )
 
 
@@ -171,4 +180,5 @@ def _pinned_weights(config: Config | None, model: ModelConfig | None) -> list[in
     if config is None or model is None:
         return []
     others = [other for other in config.models if other.pin and other is not model]
-    return [inspect_model(config, other).weight_bytes for other in others]
+    types = expected_weight_types(config)
+    return [inspect_model(config, other, types).weight_bytes for other in others]

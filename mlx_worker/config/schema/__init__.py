@@ -6,6 +6,7 @@ types; `config.reference` makes the documentation and the JSON schema for editor
 """
 
 from mlx_worker.config.schema.cache import CacheConfig
+from mlx_worker.config.schema.cpu import CpuConfig
 from mlx_worker.config.schema.log import LogConfig, LogLevel
 from mlx_worker.config.schema.model import Defaults, ModelConfig
 from mlx_worker.config.schema.node import (
@@ -28,6 +29,7 @@ __all__ = [
     "CacheConfig",
     "Config",
     "ConfigFile",
+    "CpuConfig",
     "Defaults",
     "LogConfig",
     "LogLevel",

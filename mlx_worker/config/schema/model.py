@@ -34,6 +34,8 @@ LoopRepeats = Annotated[int, Meta(ge=2, le=100)]
 
 Speculation = Literal["auto", "off"]
 
+WeightType = Literal["auto", "float32", "bfloat16"]
+
 ToolMode = Literal["refuse", "ignore", "prompt"]
 
 HeadLine = Annotated[str, Meta(max_length=200, pattern=r"^[^*\r\n]+\*?$")]
@@ -258,6 +260,15 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         Meta(ge=16, le=4096, description="Tokens that these repeats have together, at least."),
     ] = 256
+    dtype: Annotated[
+        WeightType,
+        Meta(
+            description="The floating-point type in which weights are held and computed with."
+            " `auto`: as the files have them, but float32 on a CPU with a fast BLAS (`[cpu]`), if"
+            " the weights then take at most half of the memory for models. Integers of quantized"
+            " weights stay as they are; their scales and all other parts follow this key."
+        ),
+    ] = "auto"
     env: Annotated[
         dict[str, str],
         Meta(

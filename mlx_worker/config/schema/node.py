@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from mlx_worker.config.schema.cache import CacheConfig
+from mlx_worker.config.schema.cpu import CpuConfig
 from mlx_worker.config.schema.log import LogConfig
 from mlx_worker.config.schema.model import ModelConfig
 from mlx_worker.config.schema.server import ServerConfig
@@ -36,6 +37,7 @@ class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     supervisor: SupervisorConfig = SupervisorConfig()
     log: LogConfig = LogConfig()
     cache: CacheConfig = CacheConfig()
+    cpu: CpuConfig = CpuConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
 
@@ -51,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     supervisor: SupervisorConfig = SupervisorConfig()
     log: LogConfig = LogConfig()
     cache: CacheConfig = CacheConfig()
+    cpu: CpuConfig = CpuConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     folder: Path = Path()
     file: Path | None = None

@@ -9,6 +9,7 @@ sampled tokens. Where the template changes or drops something, its own text is r
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ from mlx_lm.generate import TextStateMachine
 from mlx_worker.engine.history.cut import find_cut, sampled_text
 from mlx_worker.engine.history.meaning import TurnReader
 from mlx_worker.engine.history.memory import (
+    DIGEST_BYTES,
+    MAX_LEAD,
     Comparison,
     Cut,
     SampledTurn,
@@ -24,7 +27,8 @@ from mlx_worker.engine.history.memory import (
     TurnPlace,
     turn_of,
 )
-from mlx_worker.engine.output.markers import CALL
+from mlx_worker.engine.output.markers import CALL, opening_states
+from mlx_worker.logs import Entry
 from mlx_worker.wire.splice import Splice, packed, unpacked
 
 if TYPE_CHECKING:
@@ -34,13 +38,10 @@ if TYPE_CHECKING:
     from mlx_worker.engine.output.markers import Markers
     from mlx_worker.engine.sequence import Sequence as Answer
 
-MAX_LEAD: Final = 1 << 16
-"""Characters of an answer's beginning that the client wrote, up to which the turn is remembered."""
-
 MAX_PLACES: Final = 1 << 14
 """Places of a text where turns are looked for, the last ones."""
 
-_DIGEST: Final = 16
+log = logging.getLogger(__name__)
 
 
 class TurnHistory:
@@ -49,6 +50,7 @@ class TurnHistory:
     def __init__(self, markers: Markers, max_bytes: int) -> None:
         self._markers = markers
         self._memory = TurnMemory(max_bytes)
+        self._is_on = max_bytes > 0
         ends = sorted(markers.stripped | markers.end_tokens)
         words = (re.escape(markers.added[token]) for token in ends if markers.added.get(token))
         self._ends = re.compile("|".join(words) or "(?!)")
@@ -79,11 +81,39 @@ class TurnHistory:
     def remember(self, answer: Answer) -> None:
         """Remember the tokens of an answer that has ended; the end token was not said."""
         place, tokens = answer.prompt.answer_place, answer.sampled
-        if place is None or answer.text is None:
+        if place is None or answer.text is None or not self._is_on:
             return
         said = tokens[:-1] if tokens and tokens[-1] in answer.ends else tokens
         if said:
-            self._memory.add(SampledTurn(place, packed(said), answer.text.stop_string))
+            answer.turn = SampledTurn(place, packed(said), answer.text.stop_string)
+            self._memory.add(answer.turn)
+
+    def adopt(self, turns: Iterable[SampledTurn]) -> None:
+        """Remember turns of a former process, but those that this model cannot have sampled."""
+        vocabulary = len(self._markers.tokenizer)
+        anchors = frozenset(self._markers.added.values())
+        states = opening_states(self._markers.tokenizer)
+        refused = 0
+        for turn in turns:
+            is_known = turn.place.anchor in anchors and turn.place.state in states
+            if is_known and max(unpacked(turn.tokens)) < vocabulary:
+                self._memory.add(turn)
+            else:
+                refused += 1
+        if refused:
+            log.warning(Entry("earlier turns on disk are of no use to this model", turns=refused))
+
+    def turn_of(self, known: SampledTurn | Splice) -> SampledTurn | None:
+        """Return a turn itself, or the remembered turn that a splice is of; None if forgotten."""
+        if isinstance(known, SampledTurn):
+            return known
+        for turn in reversed(self._memory.answers_to(known.digest)):
+            place = turn.place
+            if (place.anchor, place.state) == (known.anchor, known.state) and (
+                turn.tokens.startswith(known.tokens)
+            ):
+                return turn
+        return None
 
     # --- splicing ---
 
@@ -198,7 +228,7 @@ def _joins_text(markers: Markers) -> bool:
 
 def _digests(text: str, places: Iterable[int]) -> Iterator[tuple[int, bytes]]:
     """Yield each of these rising places with the digest of all text before it."""
-    hasher = hashlib.blake2b(digest_size=_DIGEST)
+    hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
     done = 0
     for place in places:
         hasher.update(text[done:place].encode("utf-8", "surrogatepass"))
@@ -207,4 +237,4 @@ def _digests(text: str, places: Iterable[int]) -> Iterator[tuple[int, bytes]]:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()

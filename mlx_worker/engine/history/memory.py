@@ -23,6 +23,11 @@ SHARE: Final = 16
 PER_TEXT: Final = 64
 """Answers to one text that are remembered, the newest: choices, and answers asked for again."""
 
+MAX_LEAD: Final = 1 << 16
+"""Characters of an answer's beginning that the client wrote, up to which the turn is remembered."""
+
+DIGEST_BYTES: Final = 16
+
 _OVERHEAD: Final = 400
 """Bytes of a remembered turn beside its tokens."""
 
@@ -78,6 +83,18 @@ class SampledTurn:
     def nbytes(self) -> int:
         """Return about how much memory the turn takes."""
         return _OVERHEAD + len(self.tokens) + 2 * len(self.place.lead + self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTurns:
+    """Hold the turns in the tokens of a row.
+
+    `spliced` are those of its prompt; `answer` is its own, which begins at the token `begin`.
+    """
+
+    spliced: tuple[Splice, ...]
+    answer: SampledTurn | None
+    begin: int
 
 
 def history_bytes(cache_bytes: int) -> int:

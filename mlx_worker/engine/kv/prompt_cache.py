@@ -31,6 +31,8 @@ from mlx_worker.limits import WARM_PROMPTS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_worker.engine.history.memory import KnownTurns
+
 MAX_ENTRIES = 2048
 MAX_BYTES = 4 << 30
 """The default."""
@@ -71,12 +73,16 @@ class CacheFacts:
 
 @dataclass(slots=True, eq=False)
 class CacheEntry(Indexed):
-    """The KV of exactly these tokens; `used` counts uses of the cache, not seconds."""
+    """The KV of exactly these tokens; `used` counts uses of the cache, not seconds.
+
+    `turns` are the answers among the tokens, None where there are none.
+    """
 
     kv: list[Any]
     nbytes: int
     retention: RetentionClass
     used: int
+    turns: KnownTurns | None = None
 
 
 class CacheObserver(Protocol):
@@ -176,8 +182,14 @@ class PromptCache:
 
     # --- keeping ---
 
-    def store(self, tokens: list[int], kv: list[Any], retention: RetentionClass) -> None:
-        """Store the KV of exactly these tokens."""
+    def store(
+        self,
+        tokens: list[int],
+        kv: list[Any],
+        retention: RetentionClass,
+        turns: KnownTurns | None = None,
+    ) -> None:
+        """Store the KV of exactly these tokens, and which answers are among them."""
         if not tokens:
             return
         key = tuple(tokens)
@@ -187,10 +199,11 @@ class PromptCache:
             self._drop(key, is_replaced=True)
         if can_trim_prompt_cache(kv):
             # An earlier turn that this one extends can be cut out of it.
-            turns = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
-            for turn in turns:
+            earlier = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
+            for turn in earlier:
                 self._drop(turn.tokens, is_replaced=True)
-        entry = CacheEntry(key, kv, sum(layer.nbytes for layer in kv), retention, self._uses)
+        nbytes = sum(layer.nbytes for layer in kv)
+        entry = CacheEntry(key, kv, nbytes, retention, self._uses, turns)
         self._entries[key] = self._order[retention][key] = entry
         self._index.add(entry)
         self._nbytes += entry.nbytes

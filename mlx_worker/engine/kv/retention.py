@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from mlx_worker.engine.history.memory import KnownTurns
 from mlx_worker.engine.kv.prompt_cache import RetentionClass
 from mlx_worker.engine.prefill import WORTH_WAITING, min_prefix_to_reuse
 from mlx_worker.errors import CacheError
@@ -54,24 +55,30 @@ class KvRetention:
     def store_row(self, sequence: Sequence) -> None:
         """Store what a row has read and generated so far."""
         kv, tokens = self.extract(sequence)
-        self.store(tokens, kv, _kind_of(sequence))
+        self.store(tokens, kv, _kind_of(sequence), _turns_of(sequence))
 
     def store_ended(self, sequence: Sequence, tokens: list[int], kv: list[Any]) -> None:
         """Store the KV of a row that has left the batch by itself."""
-        self.store(tokens, kv, _kind_of(sequence))
+        self.store(tokens, kv, _kind_of(sequence), _turns_of(sequence))
 
-    def store(self, tokens: list[int], kv: list[Any], kind: RetentionClass) -> None:
+    def store(
+        self,
+        tokens: list[int],
+        kv: list[Any],
+        kind: RetentionClass,
+        turns: KnownTurns | None = None,
+    ) -> None:
         """Store the KV of exactly these tokens; without tokens, store nothing."""
         if tokens:
             self._detach(kv)
-            self._cache.store(tokens, kv, kind)
+            self._cache.store(tokens, kv, kind, turns)
             self._cache.shrink_to_budget(self._batch.prompt_cache_nbytes)
 
     def store_restored(self, sequence: Sequence, tokens: list[int], kv: list[Any]) -> None:
         """Store KV that was read from disk for a sequence, so that others share it."""
         is_system_prefix = len(tokens) == sequence.prompt.system_prefix
         kind = RetentionClass.SYSTEM_PROMPT if is_system_prefix else _kind_of(sequence)
-        self.store(tokens, kv, kind)
+        self.store(tokens, kv, kind, None if is_system_prefix else _turns_of(sequence))
 
     def store_segment(self, sequence: Sequence) -> None:
         """Store the KV up to the end of a segment, unless most of the segment was resident."""
@@ -117,3 +124,10 @@ class KvRetention:
 
 def _kind_of(sequence: Sequence) -> RetentionClass:
     return RetentionClass.SESSION if sequence.in_session else RetentionClass.ANONYMOUS
+
+
+def _turns_of(sequence: Sequence) -> KnownTurns | None:
+    prompt = sequence.prompt
+    if not prompt.splices and sequence.turn is None:
+        return None
+    return KnownTurns(prompt.splices, sequence.turn, len(prompt.tokens) - sequence.replayed)

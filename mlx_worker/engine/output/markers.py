@@ -97,6 +97,12 @@ def opening_state(tokenizer: Any, prompt: Sequence[int], *, continues: bool = Fa
     return REASONING if opened > tokenizer.rfind_think_end(prompt, start=start) else CONTENT
 
 
+def opening_states(tokenizer: Any) -> frozenset[str]:
+    """Return all states that a prompt may leave the model in."""
+    initial = tokenizer.response_initial_state
+    return frozenset({CONTENT, REASONING} if initial is None else {CONTENT, str(initial)})
+
+
 def has_thought(tokenizer: Any, prompt: Sequence[int]) -> bool:
     """Return True if a prompt closes the reasoning of its answer, as templates do to prevent it."""
     return bool(tokenizer.rfind_think_end(prompt, start=_last_turn(tokenizer, prompt)) >= 0)

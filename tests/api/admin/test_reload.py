@@ -14,6 +14,7 @@ from mlx_worker.api.admin.reload import DISK_TIMEOUT, CannotReload, ConfigReload
 from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.config.load import load_config, parse_config
 from mlx_worker.config.schema import Config, ServerConfig
+from mlx_worker.models.weight_types import AS_STORED
 from mlx_worker.supervisor.kv_folder import KvFolder
 from mlx_worker.supervisor.process.pause import PauseDetector
 from tests.loop_clock import LoopClock
@@ -30,7 +31,7 @@ CONFIG = parse_config(
 async def test_reload_does_not_count_time_in_which_the_machine_slept() -> None:
     clock, answers = LoopClock(), threading.Event()
     node = cast("Node", SimpleNamespace(pause=PauseDetector(clock, 1.0)))
-    reloader = ConfigReloader(CONFIG, node, Credentials(ServerConfig()))
+    reloader = ConfigReloader(CONFIG, node, Credentials(ServerConfig()), lambda _: AS_STORED)
     reading = asyncio.ensure_future(reloader._within_deadline(answers.wait, "the share"))
     await asyncio.sleep(0)
     clock.run(DISK_TIMEOUT - 1)
@@ -56,7 +57,7 @@ async def test_another_cache_section_restarts_what_keeps_kv_on_disk(tmp_path: Pa
     models = (planned("a"), planned("b", disk_cache=False))
     async with running(*models, launcher=scripted(), cache=config.cache) as node:
         await ready(node)
-        reloader = ConfigReloader(config, node, Credentials(config.server))
+        reloader = ConfigReloader(config, node, Credentials(config.server), lambda _: AS_STORED)
         assert (await reloader()).restarted == [], "the file is as it was"
         config = configured('path = "kv"\ndisk_cache_bytes = "2GB"')
         reloaded = await reloader()

@@ -4,7 +4,7 @@ System prompts are written at once, and the state of a session once it has reste
 the process. An anonymous prompt is written when its KV is used a second time. The KV of an entry
 never changes, so an entry is written from the prompt cache itself: a record is captured, evaluated
 behind the running step, copied a few bytes a step, and handed to the writer's thread. Only records
-that the store does not have are written.
+that the store does not have are written. The turns among an entry's tokens are written with it.
 
 An entry that is evicted before its end is kept for as long as the memory of the queue has room for
 the whole entry; else what is missing of the entry is not written. All calls belong to the thread
@@ -22,6 +22,7 @@ import mlx.core as mx
 from mlx_worker.engine.kv.disk.arrays import UnfitKv, capture
 from mlx_worker.engine.kv.disk.missing import MissingRecords
 from mlx_worker.engine.kv.disk.record_copy import RecordCopy
+from mlx_worker.engine.kv.disk.turn_writer import TurnWriter
 from mlx_worker.engine.kv.prompt_cache import RetentionClass
 from mlx_worker.kv_disk.keys import CHUNK_TOKENS
 from mlx_worker.kv_disk.records import Address, Kind, Record
@@ -29,6 +30,7 @@ from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch
+    from mlx_worker.engine.history.history import TurnHistory
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.engine.kv.prompt_cache import CacheEntry
     from mlx_worker.engine.prefill import ChunkSizer
@@ -89,9 +91,12 @@ class EntryWriter:
     The device of `batch` makes the bytes; `pace` knows what prefill takes.
     """
 
-    def __init__(self, tier: DiskTier, batch: Batch, pace: ChunkSizer) -> None:
+    def __init__(
+        self, tier: DiskTier, batch: Batch, pace: ChunkSizer, history: TurnHistory
+    ) -> None:
         self._tier = tier
         self._batch = batch
+        self._turns = TurnWriter(tier, history)
         self._pace = pace
         self._is_cuttable = tier.kinds == {Kind.DELTA}
         self._resting: dict[CacheEntry, float] = {}
@@ -145,6 +150,7 @@ class EntryWriter:
         """Forget everything, captured bytes too."""
         self._resting.clear()
         self._jobs.clear()
+        self._turns.clear()
         self._pending = None
         self._held = 0
 
@@ -153,7 +159,7 @@ class EntryWriter:
     @property
     def wait_seconds(self) -> float | None:
         """Return after how many seconds without a step `advance` is due; None: not at all."""
-        if self._jobs:
+        if self._has_work:
             if not self._tier.store.is_writable:
                 return OFF_WAIT
             return WAIT if self._waits_for_room else 0.0
@@ -168,8 +174,9 @@ class EntryWriter:
         """
         self._steps += 1
         self._add_rested()
-        if not self._jobs or not self._tier.store.is_writable:
+        if not self._has_work or not self._tier.store.is_writable:
             return
+        self._turns.advance()
         pending = self._pending
         if pending is not None and pending.evaluated_at is not None:
             if not is_idle and self._steps - pending.evaluated_at < STEPS_UNTIL_READY:
@@ -186,7 +193,7 @@ class EntryWriter:
         for entry in reversed(self._resting):
             self._add_job(entry, len(entry.tokens), is_essential=True)
         self._resting.clear()
-        while self._jobs and self._tier.store.is_writable:
+        while self._has_work and self._tier.store.is_writable:
             left = deadline - self._tier.monotonic()
             if left <= 0:
                 return
@@ -221,6 +228,8 @@ class EntryWriter:
             self._add_job(entry, len(entry.tokens), is_essential=True)
 
     def _add_job(self, entry: CacheEntry, stop: int, *, is_essential: bool) -> None:
+        if entry.turns is not None:
+            self._turns.add(entry.turns, stop)
         known = self._jobs.get(entry)
         if stop <= 0 or (known is not None and known.stop >= stop):
             return
@@ -238,8 +247,14 @@ class EntryWriter:
     # --- bytes ---
 
     @property
+    def _has_work(self) -> bool:
+        return bool(self._jobs) or self._turns.has_work
+
+    @property
     def _waits_for_room(self) -> bool:
         pending = self._pending
+        if not self._jobs:
+            return self._turns.waits_for_room
         return pending is not None and pending.evaluated_at is None and not self._has_room(0)
 
     def _has_room(self, nbytes: int) -> bool:

@@ -38,7 +38,7 @@ def identity_of(
         mlx_lm=versions["mlx-lm"],
         layers=describe_layers(cache),
         dtype=_dtypes(model),
-        device=_device(),
+        device=_device(versions.get("blas", "")),
     )
 
 
@@ -62,10 +62,11 @@ def _dtypes(model: Any) -> str:
     return " ".join(sorted(name.rpartition(".")[2] for name in names))
 
 
-def _device() -> str:
-    """Return the kind of the device that computes, and its architecture.
+def _device(blas: str) -> str:
+    """Return the kind of the device that computes, its architecture, and the BLAS of a CPU.
 
-    Another device rounds otherwise: its KV would not be that of a run without a cache.
+    Another device or BLAS rounds otherwise: its KV would not be that of a run without a cache.
     """
     kind = mx.default_device().type.name
-    return f"{kind} {mx.device_info().get('architecture', '')}".rstrip()
+    parts = (kind, str(mx.device_info().get("architecture", "")), blas)
+    return " ".join(part for part in parts if part)

@@ -337,7 +337,8 @@ class DiskReading:
             [record.nbytes for record in plan.records],
             apart=plan.is_trial,
         )
-        self._progress_at = self._monotonic()
+        if not self._reads:  # else a disk that hangs would hang for longer
+            self._progress_at = self._monotonic()
         self._cache.reserved += plan.nbytes
         self._reads.append(
             _Read(

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_worker.engine.history.memory import history_bytes
 from mlx_worker.engine.kv.disk.arrays import kinds_of
 from mlx_worker.engine.kv.disk.identity import identity_of
+from mlx_worker.engine.kv.disk.turn_writer import load_turns
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES
 from mlx_worker.kv_disk.memory import queue_bytes
 from mlx_worker.kv_disk.space import Limits
@@ -27,6 +29,7 @@ from mlx_worker.wire.messages import DiskState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mlx_worker.engine.history.memory import SampledTurn
     from mlx_worker.kv_disk.keys import Identity
     from mlx_worker.kv_disk.records import Kind, Record
     from mlx_worker.wire.messages import DiskCache
@@ -65,6 +68,7 @@ class DiskTier:
         self.writer = DiskWriter(store, self.queue_bytes, monotonic)
         self.changed = threading.Event()
         """Set when there may be something to report."""
+        self._turns: list[SampledTurn] = []
         self._model = model
         self._lock = threading.Lock()
         self._hit_tokens = 0
@@ -86,6 +90,18 @@ class DiskTier:
             disk, model, weights, versions, cache_bytes=cache_bytes, monotonic=monotonic
         )
         return opening.wait() if opening else None
+
+    def load_turns(self, max_bytes: int) -> None:
+        """Read the turns on disk that were used last; say once if what was read is damaged."""
+        before = self.store.statistics.corrupt
+        self._turns = load_turns(self.store, self.identity, max_bytes, self.monotonic)
+        if damaged := self.store.statistics.corrupt - before:
+            log.warning(Entry("earlier turns on disk are damaged and not used", turns=damaged))
+
+    def take_turns(self) -> list[SampledTurn]:
+        """Return the turns that were read, the one used last at the end, and forget them here."""
+        turns, self._turns = self._turns, []
+        return turns
 
     def new_cache(self) -> list[Any]:
         """Return a new cache of the model, to restore records into; on the thread that owns mlx."""
@@ -169,10 +185,11 @@ class TierOpening:
         *,
         cache_bytes: int,
         monotonic: Callable[[], float] = time.monotonic,
+        remember_turns: bool = True,
     ) -> TierOpening | None:
         """Start to open the tier of a model; None if the model's KV cannot be stored.
 
-        The call belongs to the thread that owns mlx.
+        The call belongs to the thread that owns mlx. `remember_turns`: earlier turns are read too.
         """
         cache = make_prompt_cache(model)
         kinds = kinds_of(cache)
@@ -187,7 +204,10 @@ class TierOpening:
             store = DiskStore(
                 Path(disk.path), identity, limits, report=log.warning, monotonic=monotonic
             )
-            return DiskTier(store, model, identity, kinds, disk, cache_bytes, monotonic)
+            tier = DiskTier(store, model, identity, kinds, disk, cache_bytes, monotonic)
+            if remember_turns:
+                tier.load_turns(history_bytes(cache_bytes))
+            return tier
 
         return cls(open_tier)
 

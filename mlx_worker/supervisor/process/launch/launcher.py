@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from mlx_worker.supervisor.blas.child_blas import OWN_BLAS
 from mlx_worker.supervisor.process.connection import ChildConnection, ConnectionCallbacks, connect
 from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND, NO_VARIABLES, spawn
 from mlx_worker.supervisor.process.launch.stderr import StderrTail
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from mlx_worker.supervisor.blas.child_blas import ChildBlas
     from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.messages import Hello
 
@@ -51,19 +53,24 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProcessLauncher:
-    """Starts a process of the operating system for each child."""
+    """Starts a process of the operating system for each child.
+
+    `blas` says what the process preloads; without it, mlx computes with its own BLAS.
+    """
 
     command: Sequence[str]
+    blas: Callable[[], Awaitable[ChildBlas]] | None = None
 
     async def __call__(
         self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
     ) -> Launched:
         """Start a process with these variables of its model. Raises OSError if that fails."""
+        blas = await self.blas() if self.blas else OWN_BLAS
         connection = ChildConnection(callbacks)
         theirs = await connect(connection)
         with theirs:
             try:
-                process = await spawn(self.command, theirs.fileno(), env)
+                process = await spawn(self.command, theirs.fileno(), env, blas)
             except OSError as error:
                 connection.close()
                 raise OSError(f"cannot start {self.command[0]}: {error}") from error
@@ -73,5 +80,10 @@ class ProcessLauncher:
         return Launched(process, connection, StderrTail(process), env=env)
 
 
+def child_launcher(blas: Callable[[], Awaitable[ChildBlas]]) -> ProcessLauncher:
+    """Return what starts the product's own child with a BLAS."""
+    return ProcessLauncher(CHILD_COMMAND, blas)
+
+
 CHILD_LAUNCHER: Final = ProcessLauncher(CHILD_COMMAND)
-"""Starts the product's own child."""
+"""Starts the product's own child, with mlx's own BLAS."""

@@ -10,19 +10,15 @@ the next, because compiling takes a second a kernel.
 
 from __future__ import annotations
 
-import os
-import stat
 from typing import TYPE_CHECKING
 
 import platformdirs
 
 from mlx_worker.config.schema import APP
+from mlx_worker.system.private_folder import private_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
 
 
 def scratch_folder() -> Path:
@@ -30,18 +26,4 @@ def scratch_folder() -> Path:
 
     Raises OSError if the folder cannot be created, or if other users own it or may use it.
     """
-    folder = platformdirs.user_cache_path(APP) / "scratch"
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # A user who may write to the parent may put another folder in its place.
-    _check_private(folder.parent, folder.parent.stat(), _OTHERS_MAY_WRITE)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _check_private(folder, folder.lstat(), _OTHERS_MAY)
-    return folder
-
-
-def _check_private(folder: Path, found: os.stat_result, forbidden: int) -> None:
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(f"{folder} is no folder of this user's own: remove it")
-    if found.st_mode & forbidden:
-        mode = stat.S_IMODE(found.st_mode)
-        raise PermissionError(f"{folder}: others may use it (mode {mode:03o}): remove it")
+    return private_folder(platformdirs.user_cache_path(APP) / "scratch")

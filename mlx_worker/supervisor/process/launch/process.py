@@ -13,6 +13,7 @@ import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
+from mlx_worker.supervisor.blas.child_blas import OWN_BLAS, ChildBlas
 from mlx_worker.supervisor.process.launch.environment import without_secrets
 from mlx_worker.supervisor.process.launch.private_tmp import scratch_folder
 
@@ -84,7 +85,10 @@ class SpawnedProcess:
 
 
 async def spawn(
-    command: Sequence[str], fd: int, env: Mapping[str, str] = NO_VARIABLES
+    command: Sequence[str],
+    fd: int,
+    env: Mapping[str, str] = NO_VARIABLES,
+    blas: ChildBlas = OWN_BLAS,
 ) -> SpawnedProcess:
     """Start a child that inherits this end of its pipe. Raises OSError if the system refuses one.
 
@@ -99,17 +103,17 @@ async def spawn(
         # The front's own stdout may be a pipe that is not read; a child would wait for it for ever.
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(env),
+        env=_environment(env, blas),
         # ctrl-C in a terminal is the front's to answer.
         start_new_session=True,
     )
     return SpawnedProcess(process)
 
 
-def _environment(of_model: Mapping[str, str]) -> dict[str, str]:
+def _environment(of_model: Mapping[str, str], blas: ChildBlas) -> dict[str, str]:
     """Return the front's own variables without secrets, overridden by the model's."""
     own = CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
-    return without_secrets(os.environ) | dict(of_model) | own
+    return blas.with_preload(without_secrets(os.environ), of_model) | own
 
 
 def describe_exit(code: int) -> str:

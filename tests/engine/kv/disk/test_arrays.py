@@ -32,7 +32,7 @@ from mlx_worker.engine.kv.disk.forms import forms_of_cache
 from mlx_worker.engine.kv.disk.identity import identity_of
 from mlx_worker.kv_disk.keys import chain
 from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, LayerBytes, Payload
-from mlx_worker.kv_disk.records import Address, Kind, Record
+from mlx_worker.kv_disk.records import KV_KINDS, Address, Kind, Record
 from tests.engine.kv.disk.restored import restore
 from tests.kv_disk.disk_harness import IDENTITY, Disk
 
@@ -166,7 +166,7 @@ def test_a_cache_comes_back_from_the_disk(disk: Disk) -> None:
 
 
 def test_the_kinds_and_the_identity_of_a_cache() -> None:
-    assert kinds_of(new_cache()) == frozenset(Kind)
+    assert kinds_of(new_cache()) == KV_KINDS
     assert kinds_of([KVCache()]) == frozenset({Kind.DELTA})
     assert kinds_of([]) is None
     assert kinds_of([KVCache(), ChunkedKVCache(8)]) is None
