@@ -31,10 +31,12 @@ def running_failing_node(
     spares: int = 0,
     command: Sequence[str] = COMMAND,
     wait: bool = True,
+    drafts: bool = False,
 ) -> Iterator[RunningNode]:
     """Run a node that serves a copy of the model in `original`; `folder` has no model and no node.
 
-    The copy's class is `failing_model`'s: the weights and the tokens are the original's.
+    The copy's class is `failing_model`'s: the weights and the tokens are the original's. Without
+    `drafts` a step is one token of each row, and no pass is measured: steps can be counted.
     """
     model = failing_copy(original, folder / "model")
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +47,7 @@ def running_failing_node(
             node_folder,
             {name: model},
             supervisor=supervisor,
-            extra=extra,
+            extra=extra if drafts else f'speculation = "off"\n{extra}',
             spares=spares,
             command=command,
         ) as node:
