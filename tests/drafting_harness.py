@@ -39,6 +39,7 @@ class FewWords:
     def __init__(self, model: Any, words: Sequence[int]) -> None:
         self._model = model
         self.layers = model.layers
+        self.parameters = model.parameters
         size = model(mx.array([[0]])).shape[-1]
         self._bias = mx.where(
             mx.any(mx.arange(size)[:, None] == mx.array(list(words))[None], axis=1), 0.0, -40.0

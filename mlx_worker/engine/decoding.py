@@ -22,7 +22,7 @@ from mlx_lm.generate import GenerationBatch
 
 from mlx_worker.engine.checks.computation import Evidence
 from mlx_worker.engine.sampling import RowSampler, sample_rows
-from mlx_worker.engine.speculation.kv import cut, drop_last
+from mlx_worker.engine.speculation.kv import close_gap, cut, drop_last, free_columns
 from mlx_worker.engine.speculation.speculation import WIDEST, Speculation
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
     on_encoded: Callable[[], None] = staticmethod(_ignore)
     evidence_of: Callable[[list[int], mx.array, mx.array], Evidence] = Evidence
     speculation: Speculation | None = None
+    _may_have_gap = False
 
     def __init__(self, *rows: Any, **settings: Any) -> None:
         self._runs: dict[int, list[TokenResponse]] = {}
@@ -123,12 +124,15 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
 
         Raises ComputationFailed where those were sampled from logits that were never computed.
         """
-        drafts = self._drafts()
         if self.speculation is not None:
+            if self._may_have_gap and not free_columns(self.prompt_cache):
+                close_gap(self.prompt_cache, max(map(len, self.tokens)))
+                self._may_have_gap = False
+            drafts = self._drafts(self.speculation)
             width = 1 + max(map(len, drafts.values()), default=0)
             self.speculation.begin_step(len(self.uids), width)
-        if drafts:
-            return self._wide_step(drafts)
+            if drafts:
+                return self._wide_step(drafts, self.speculation)
         inputs, reported, evidence = self._next_tokens, self._next_logprobs, self._next_evidence
         computed = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
         chosen = self._choose(computed, inputs)
@@ -162,13 +166,13 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
 
     # --- a wide step ---
 
-    def _drafts(self) -> dict[int, list[int]]:
+    def _drafts(self, speculation: Speculation) -> dict[int, list[int]]:
         """Return drafts of rows by their places, where the next pass is to be wide.
 
         Waits for the tokens of the step before only where a draft is likely to pay.
         """
-        speculation, rows = self.speculation, len(self.uids)
-        if speculation is None or not speculation.pays(rows):
+        rows = len(self.uids)
+        if not speculation.pays(rows):
             return {}
         drafters = {
             place: row.drafter
@@ -177,9 +181,11 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
         }
         if not drafters:
             return {}
+        # A wide pass does not make the KV grow before a narrow one would: that is accounted for.
+        columns = free_columns(self.prompt_cache) or WIDEST
         longest = max(map(len, self.tokens)) + 1
         hoped = [(WIDEST - 1, drafter.hit_rate) for drafter in drafters.values()]
-        if speculation.width(rows, hoped, longest) == 1:
+        if speculation.width(rows, hoped, longest, columns) == 1:
             return {}
         last: list[int] = self._next_tokens.tolist()  # type: ignore[assignment]
         drafts: dict[int, list[int]] = {}
@@ -189,10 +195,12 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
             if draft := drafter.draft(last[place], min(left, WIDEST - 1)):
                 drafts[place] = draft
         found = [(len(draft), drafters[place].hit_rate) for place, draft in drafts.items()]
-        width = speculation.width(rows, found, longest)
+        width = speculation.width(rows, found, longest, columns)
         return {place: draft[: width - 1] for place, draft in drafts.items()} if width > 1 else {}
 
-    def _wide_step(self, drafts: dict[int, list[int]]) -> tuple[list[int], list[mx.array | None]]:
+    def _wide_step(
+        self, drafts: dict[int, list[int]], speculation: Speculation
+    ) -> tuple[list[int], list[mx.array | None]]:
         """Compute what follows the next tokens and the drafts, and keep what is right of these.
 
         Raises ComputationFailed as `_step` does, and for the tokens that this step adds.
@@ -221,8 +229,9 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
         for number, (place, token) in enumerate(zip(places, further, strict=True)):
             is_reported = self.samplers[place].reports
             follows[place].append((token, logprobs[number] if is_reported else None))
-        accepted = self._accept(last, drafts, follows)
+        accepted = self._accept(last, drafts, follows, speculation)
         drop_last(self.prompt_cache, [computed.shape[1] - 1 - count for count in accepted])
+        self._may_have_gap |= min(accepted) < max(accepted)
         ahead = [row[count] for row, count in zip(follows, accepted, strict=True)]
         self._next_tokens = mx.array([token for token, _ in ahead], dtype=inputs.dtype)
         self._next_logprobs = [reported for _, reported in ahead]
@@ -234,12 +243,12 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
         last: list[int],
         drafts: dict[int, list[int]],
         follows: list[list[tuple[int, mx.array | None]]],
+        speculation: Speculation,
     ) -> list[int]:
         """Add the tokens of this step to the rows, and return how many of them were drafted.
 
         `follows` has for each row what follows its last token and each of its drafted ones.
         """
-        assert self.speculation is not None
         counts: list[int] = []
         for place, token in enumerate(last):
             draft = drafts.get(place, [])
@@ -252,7 +261,7 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
                 continue
             self._num_tokens[place] += count
             self.samplers[place].take_back(len(draft) - count)
-            self.speculation.record(len(draft), count)
+            speculation.record(len(draft), count)
             if (drafter := self.samplers[place].drafter) is not None:
                 drafter.record(len(draft), count, len(self.tokens[place]))
             self._runs[self.uids[place]] = [

@@ -106,7 +106,7 @@ class Engine:
             model,
             on_read=self._pace.record,
             on_encoded=on_encoded,
-            speculation=self.speculation,
+            speculation=None if self.speculation.off else self.speculation,
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
             prefill_batch_size=min(2 * READERS, rows),

@@ -40,6 +40,27 @@ def drop_last(cache: Sequence[Any], counts: Sequence[int]) -> None:
         layer.left_padding = layer.left_padding + shifts
 
 
+def free_columns(cache: Sequence[Any]) -> int:
+    """Return how many tokens of each row fit into the KV of a batch before the KV grows."""
+    columns: int = cache[0].keys.shape[2] - cache[0].size()
+    return columns
+
+
+def close_gap(cache: Sequence[Any], longest: int) -> None:
+    """Drop the columns that are padding in every row; `longest` is the tokens of the longest row.
+
+    Such padding comes where the longest row accepts fewer tokens than another one. Its memory stays
+    a part of the KV, for tokens that come: without it the KV would grow.
+    """
+    gap = cache[0].size() - longest
+    if gap <= 0:
+        return
+    for layer in cache:
+        keys, values, offset, left_padding, size = layer.state
+        keys, values = mx.roll(keys, -gap, 2), mx.roll(values, -gap, 2)
+        layer.state = keys, values, offset, left_padding - gap, size - gap
+
+
 def _moved(array: mx.array, row: int, shift: int, end: int) -> mx.array:
     """Return the array with the columns of a row before `end` moved to the right.
 

@@ -1,19 +1,21 @@
 """What a forward pass costs by its rows and its width, measured once after the load.
 
 A wide pass pays where a model waits for its weights, and does not where it waits for arithmetic.
-So a measurement decides whether rows draft at all, and how many tokens. [child]
+So a measurement decides whether rows draft at all, and how many tokens. Where rows would draft, how
+passes round is measured too. [child]
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlx_worker.engine.batch_support import unbatched_because
+from mlx_worker.engine.speculation.rounding import rounding_because
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,11 +69,22 @@ class Ladder:
         return max(width * self.cost(rows, 1) / self.cost(rows, width) for width in WIDTHS)
 
 
-def ladder_of(model: Any, rows: int, speculation: Literal["auto", "off"]) -> Ladder:
+def ladder_of(
+    model: Any,
+    rows: int,
+    speculation: Literal["auto", "off"],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Ladder:
     """Return the ladder of a model that was loaded just now, with the configured setting."""
     if speculation == "off":
         return Ladder({}, 'the configuration has speculation = "off"')
-    return measure_ladder(model, rows)
+    ladder = measure_ladder(model, rows, clock=clock)
+    if ladder.because:
+        return ladder
+    because = rounding_because(model, make_prompt_cache(model), WIDTHS)
+    mx.clear_cache()  # the memory of a process is measured after its load
+    return replace(ladder, because=because)
 
 
 def measure_ladder(

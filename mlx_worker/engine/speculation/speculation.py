@@ -80,11 +80,17 @@ class Speculation:
         if self.pays(rows):
             self._pace.begin(self._ladder.cost(rows, width), is_wide=width > 1)
 
-    def width(self, rows: int, drafts: Sequence[tuple[int, float]], longest: int) -> int:
+    def width(
+        self,
+        rows: int,
+        drafts: Sequence[tuple[int, float]],
+        longest: int,
+        columns: int = WIDEST,
+    ) -> int:
         """Return the width of the next pass of this number of rows; 1: no row drafts.
 
         `drafts` has for each row that could draft how many tokens it has, and its hit rate.
-        `longest` is how many tokens the longest row has.
+        `longest` is how many tokens the longest row has. The KV has room for `columns` tokens more.
         """
         narrow, wide = self._pace.narrow, self._pace.wide
         best, best_speed = 1, MARGIN * rows / (narrow * self._ladder.cost(rows, 1))
@@ -92,6 +98,7 @@ class Speculation:
             WIDEST,
             1 + max((count for count, _ in drafts), default=0),
             self._context_length - longest,
+            columns,
             max_scored_tokens(self._vocabulary, rows),
         )
         for width in range(2, widest + 1):
