@@ -15,6 +15,7 @@ from mlx_lm.generate import BatchGenerator, PromptProcessingBatch
 
 from mlx_worker.engine.decoding import Decoders
 from mlx_worker.engine.sampling import RowSampler
+from mlx_worker.engine.speculation.decoding import DraftingDecoders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,8 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         # Rows that are admitted later join these two, and take on their classes.
         self._prompt_batch = _Readers.empty(model, self.sampler)
         self._prompt_batch.on_read = on_read
-        self._generation_batch = Decoders.empty(model, self.sampler)
+        kind = Decoders if speculation is None else DraftingDecoders
+        self._generation_batch = kind.empty(model, self.sampler)
         self._generation_batch.on_encoded = on_encoded
         self._generation_batch.speculation = speculation
 

@@ -243,9 +243,9 @@ class Engine:
             rows: list[RowOutput] = []
             ends: list[EngineMessage] = []
             for response in generated:
-                sequence = self._sequences.by_uid.get(response.uid)
-                if sequence is None:
+                if response.uid not in self._sequences.by_uid:
                     continue  # its text ended at an earlier token of the same step
+                sequence = self._sequences.by_uid[response.uid]
                 rows.append(row_output(sequence, response, self._markers, self._batch.stream))
                 end = self._end(sequence, response)
                 if end is not None:

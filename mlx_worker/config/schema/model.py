@@ -177,8 +177,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Speculation,
         Meta(
             description='"auto": tokens that an answer is likely to repeat are drafted, and several'
-            " of them checked in one forward pass, where a measurement after the load says that"
-            ' this is faster. No token changes. "off": never.'
+            " of them checked in one forward pass, where measurements after the load say that this"
+            ' is faster, and rounds as a batch does. No token changes. "off": never.'
         ),
     ] = "auto"
     prefill_pause: Annotated[

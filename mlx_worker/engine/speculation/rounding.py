@@ -16,14 +16,14 @@ from mlx_worker.engine.batch_support import logit_count
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-READ: Final = 16
+READ: Final = 4
 """Tokens of the prompt."""
 DECODED: Final = 8
 """Tokens behind the prompt, whose logits are compared."""
 STRIDE: Final = 7919
 """Tokens are a prime number apart: all are others."""
-ROWS: Final = 4
-SAME: Final = 4.0
+ROWS: Final = 8
+SAME: Final = 8.0
 """How many times as far as passes of several rows wide ones may move logits: it is one try each."""
 
 
@@ -34,14 +34,23 @@ def rounding_because(model: Any, layers: Sequence[Any], widths: Sequence[int]) -
     """
     count = logit_count(model)
     tokens = [place * STRIDE % count for place in range(1, READ + DECODED + 1)]
-    alone = _decoded(model, layers, tokens, rows=1)
-    wide = max(
-        _moved(alone[:, :width], _wide(model, layers, tokens, rows, width))
-        for rows, width in [*((1, width) for width in widths if width > 1), (ROWS, max(widths))]
-    )
+    cache = [layer.merge([layer]) for layer in layers]
+    _logits(model, cache, tokens[:READ], READ)
+    alone = _logits(model, cache, tokens[READ:], 1)
+    _cut(cache, DECODED)
+    rows = [type(layer).merge([layer.extract(0)] * ROWS) for layer in cache]
+
+    def moved(cache: Sequence[Any], count: int, width: int) -> float:
+        """Return by how much the logits of the first tokens move in passes of this width."""
+        computed = _logits(model, cache, tokens[READ : READ + count], width)
+        _cut(cache, count)
+        return _difference(alone[:, :count], computed)
+
+    wide = max(moved(cache, width, width) for width in widths if width > 1)
+    wide = max(wide, moved(rows, DECODED, DECODED))
     if wide == 0:
         return ""
-    batch = _moved(alone, _decoded(model, layers, tokens, ROWS))
+    batch = moved(rows, DECODED // 2, 1)
     if wide <= SAME * batch:
         return ""
     return (
@@ -50,32 +59,26 @@ def rounding_because(model: Any, layers: Sequence[Any], widths: Sequence[int]) -
     )
 
 
-def _read(model: Any, layers: Sequence[Any], tokens: list[int], rows: int) -> list[Any]:
-    """Return the KV of the prompt, the same for each row."""
-    cache = [layer.merge([layer] * rows) for layer in layers]
-    model(mx.array([tokens[:READ]] * rows), cache=cache)
-    mx.eval([layer.state for layer in cache])
-    return cache
+def _logits(model: Any, cache: Sequence[Any], tokens: list[int], width: int) -> mx.array:
+    """Return the logits (rows, tokens, vocabulary) of passes that read `width` tokens each.
+
+    Each row reads the same tokens.
+    """
+    rows = cache[0].offset.size
+    passes: list[mx.array] = []
+    for start in range(0, len(tokens), width):
+        passes.append(model(mx.array([tokens[start : start + width]] * rows), cache=cache))
+        mx.eval(passes[-1])
+    return mx.concatenate(passes, axis=1)
 
 
-def _decoded(model: Any, layers: Sequence[Any], tokens: list[int], rows: int) -> mx.array:
-    """Return the logits (rows, tokens, vocabulary) of passes of one token each."""
-    cache = _read(model, layers, tokens, rows)
-    steps = []
-    for token in tokens[READ:]:
-        steps.append(model(mx.array([[token]] * rows), cache=cache))
-        mx.eval(steps[-1])
-    return mx.concatenate(steps, axis=1)
+def _cut(cache: Sequence[Any], count: int) -> None:
+    """Drop the last tokens of each row."""
+    for layer in cache:
+        layer.trim(count)
 
 
-def _wide(model: Any, layers: Sequence[Any], tokens: list[int], rows: int, width: int) -> mx.array:
-    """Return the logits (rows, width, vocabulary) of one pass."""
-    cache = _read(model, layers, tokens, rows)
-    computed: mx.array = model(mx.array([tokens[READ : READ + width]] * rows), cache=cache)
-    return computed
-
-
-def _moved(expected: mx.array, computed: mx.array) -> float:
+def _difference(expected: mx.array, computed: mx.array) -> float:
     """Return by how much logits differ at most; infinite ones that are equal do not."""
     difference = mx.where(expected == computed, 0, mx.abs(expected - computed))
     most: float = difference.astype(mx.float32).max().tolist()  # type: ignore[assignment]

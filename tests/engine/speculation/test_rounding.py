@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.speculation.ladder import WIDTHS, Ladder, ladder_of
-from mlx_worker.engine.speculation.rounding import SAME, rounding_because
+from mlx_worker.engine.speculation.rounding import READ, SAME, rounding_because
 from tests.rounds import variants
 from tests.synthetic_models import make
 
@@ -32,7 +32,7 @@ class Rounded:
     def __call__(self, inputs: mx.array, cache: Any = None) -> Any:
         self.passes += 1
         rows, width = inputs.shape
-        is_prompt = cache is None or cache[0].size() == 0
+        is_prompt = cache is None or cache[0].size() < READ
         moved = self._batch * (rows > 1) + self._wide * (width > 1)
         return self._model(inputs, cache=cache) + (0 if is_prompt else moved)
 
