@@ -18,7 +18,7 @@ from mlx_worker.engine.batch_support import unbatched_because
 from mlx_worker.engine.speculation.rounding import rounding_because
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 WIDTHS: Final = (1, 2, 4, 8)
 ROWS: Final = (1, 4, 8)
@@ -87,6 +87,11 @@ def ladder_of(
     return replace(ladder, because=because)
 
 
+def are_cuttable(layers: Iterable[Any]) -> bool:
+    """Return True if rejected drafts can be cut from a cache with these layers."""
+    return all(type(layer) is KVCache for layer in layers)
+
+
 def measure_ladder(
     model: Any, rows: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> Ladder:
@@ -97,7 +102,7 @@ def measure_ladder(
     if because := unbatched_because(model):
         return Ladder({}, f"the model takes no batch: {because}")
     layers = make_prompt_cache(model)
-    if not all(isinstance(layer, KVCache) for layer in layers):
+    if not are_cuttable(layers):
         return Ladder({}, "the model's KV cannot be cut at any token")
     seconds: dict[tuple[int, int], float] = {}
     ladder = Ladder(seconds, clock=clock)
