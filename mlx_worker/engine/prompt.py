@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from mlx_worker.wire.splice import Splice
 
 Tools = list[dict[str, Any]]
+
+PREDICTED: Final = 8
+"""Characters of a prediction that are tokenized, for each token of the context."""
 
 RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 """Arguments of the tokenizer itself, which a request may not set; only the template's."""
@@ -102,7 +105,8 @@ def build_prompt(
     )
     if not request.prediction:
         return prompt
-    predicted = _tokenize(tokenizer, request.prediction, "prediction").tokens
+    most = PREDICTED * bound.context_length if bound is not None else None
+    predicted = _tokenize(tokenizer, request.prediction[:most], "prediction").tokens
     return replace(prompt, prediction=tuple(predicted))
 
 
