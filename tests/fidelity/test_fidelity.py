@@ -53,7 +53,6 @@ def compare(
         @seed(number)
         @settings(
             max_examples=ROUND,
-            deadline=None,
             database=None,
             phases=PHASES,
             print_blob=False,
