@@ -89,7 +89,7 @@ def ladder_of(
 
 def are_cuttable(layers: Iterable[Any]) -> bool:
     """Return True if rejected drafts can be cut from a cache with these layers."""
-    return all(type(layer) is KVCache for layer in layers)
+    return all(isinstance(layer, KVCache) for layer in layers)
 
 
 def measure_ladder(
