@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 BALLAST: Final = 256
 """The ballast of a model that drafts, whatever else the machine does."""
 
+STEPWISE: Final = 'speculation = "off"'
+"""The setting of a model whose steps are counted: each is one token of a row, and none is measured
+at the load."""
+
 RESTLESS = "backoff_initial = 0\nmax_restarts = 100000"
 
 
@@ -50,7 +54,7 @@ def running_failing_node(
             node_folder,
             {name: model},
             supervisor=supervisor,
-            extra=extra if drafts else f'speculation = "off"\n{extra}',
+            extra=extra if drafts else f"{STEPWISE}\n{extra}",
             spares=spares,
             command=command,
         ) as node:
