@@ -176,9 +176,9 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speculation: Annotated[
         Speculation,
         Meta(
-            description='"auto": tokens that an answer is likely to repeat are drafted, and several'
-            " of them checked in one forward pass, where measurements after the load say that this"
-            ' is faster, and rounds as a batch does. No token changes. "off": never.'
+            description='"auto": tokens that an answer is likely to repeat are drafted, and several of'
+            " them checked in one forward pass. Measurements after the load say whether this is"
+            ' faster, and rounds as a batch does. No token changes. "off": never.'
         ),
     ] = "auto"
     prefill_pause: Annotated[
