@@ -176,8 +176,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speculation: Annotated[
         Speculation,
         Meta(
-            description='"auto": tokens that an answer is likely to repeat are drafted, and several of'
-            " them checked in one forward pass. Measurements after the load say whether this is"
+            description='"auto": tokens that an answer is likely to repeat are drafted, and several'
+            " of them checked in one forward pass. Measurements after the load say whether this is"
             ' faster, and rounds as a batch does. No token changes. "off": never.'
         ),
     ] = "auto"
