@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mlx_worker.wire.base import WireMessage
+from mlx_worker.wire.base import WireMessage, WirePart
 from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
@@ -20,7 +20,7 @@ from mlx_worker.wire.parting import Parting
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 13
+PROTOCOL = 14
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -49,7 +49,8 @@ class Load(WireMessage, frozen=True):
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
     None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
-    the types in the files. `report_blocks`: the process sends `KvBlocks`.
+    the types in the files. `speculation` "off": every token has a forward pass of its own.
+    `report_blocks`: the process sends `KvBlocks`.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Load(WireMessage, frozen=True):
     remember_turns: bool = True
     disk: DiskCache | None = None
     dtype: str = ""
+    speculation: Literal["auto", "off"] = "auto"
     report_blocks: bool = False
 
 
@@ -186,6 +188,14 @@ class LoadProgress(WireMessage, frozen=True):
     total: int
 
 
+class PassCost(WirePart, frozen=True):
+    """Tell how long a forward pass takes that reads `width` tokens of each of `rows` rows."""
+
+    rows: int
+    width: int
+    seconds: float
+
+
 class Loaded(WireMessage, frozen=True):
     """Tell that the model is ready. `weight_bytes` are in memory, `kv` is measured.
 
@@ -193,7 +203,8 @@ class Loaded(WireMessage, frozen=True):
 
     `unbatched` says why the model is served one row at a time; "" where rows are batched.
     `weights` names what was loaded: the same name means the same weights. `dtype` is the
-    floating-point type of most weights in memory, or of their scales.
+    floating-point type of most weights in memory, or of their scales. `pass_costs` were measured;
+    `no_speculation` is why no tokens are drafted, "" where they may be.
     """
 
     context_length: int | None
@@ -202,6 +213,8 @@ class Loaded(WireMessage, frozen=True):
     kv: KvCost = KvCost()
     weights: str = ""
     dtype: str = ""
+    no_speculation: str = ""
+    pass_costs: list[PassCost] = []
 
 
 class LoadFailed(WireMessage, frozen=True):
@@ -339,7 +352,7 @@ class Pong(WireMessage, frozen=True):
 
     `prepared` rises with each request's preparation, while one is under way, and while a request
     waits for the disk. `slow_work` counts the pieces of work that occupied a thread for longer than
-    allowed, by kind.
+    allowed, by kind. `accepted_tokens` of the `drafted_tokens` were right.
     """
 
     seq: int
@@ -350,6 +363,8 @@ class Pong(WireMessage, frozen=True):
     device_bytes: int
     prepared: int = 0
     slow_work: dict[str, int] = {}
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 FromChild = (

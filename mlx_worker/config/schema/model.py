@@ -32,6 +32,8 @@ ReasoningBudget = Annotated[int, Meta(ge=-1, le=1 << 30)]
 
 LoopRepeats = Annotated[int, Meta(ge=2, le=100)]
 
+Speculation = Literal["auto", "off"]
+
 WeightType = Literal["auto", "float32", "bfloat16"]
 
 ToolMode = Literal["refuse", "ignore", "prompt"]
@@ -198,6 +200,14 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " its request alone, and a seed makes the same answer whatever was said before."
         ),
     ] = True
+    speculation: Annotated[
+        Speculation,
+        Meta(
+            description='"auto": tokens that an answer is likely to repeat are drafted, and several'
+            " of them checked in one forward pass. Measurements after the load say whether this is"
+            ' faster, and rounds as a batch does. No token changes. "off": never.'
+        ),
+    ] = "auto"
     prefill_pause: Annotated[
         float,
         Meta(
