@@ -63,7 +63,7 @@ class Load(WireMessage, frozen=True):
     remember_turns: bool = True
     disk: DiskCache | None = None
     dtype: str = ""
-    speculation: Literal["auto", "off"] = "auto"
+    speculation: Literal["auto", "on", "off"] = "auto"
 
 
 class Generate(WireMessage, frozen=True):
