@@ -65,7 +65,7 @@ class Load(WireMessage, frozen=True):
     remember_turns: bool = True
     disk: DiskCache | None = None
     dtype: str = ""
-    speculation: Literal["auto", "off"] = "auto"
+    speculation: Literal["auto", "on", "off"] = "auto"
     report_blocks: bool = False
 
 

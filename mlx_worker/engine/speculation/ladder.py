@@ -72,7 +72,7 @@ class Ladder:
 def ladder_of(
     model: Any,
     rows: int,
-    speculation: Literal["auto", "off"],
+    speculation: Literal["auto", "on", "off"],
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ladder:
@@ -82,7 +82,8 @@ def ladder_of(
     ladder = measure_ladder(model, rows, clock=clock)
     if ladder.because:
         return ladder
-    because = rounding_because(model, make_prompt_cache(model), WIDTHS)
+    layers, as_batches = make_prompt_cache(model), speculation == "on"
+    because = rounding_because(model, layers, WIDTHS, as_batches=as_batches)
     mx.clear_cache()  # the memory of a process is measured after its load
     return replace(ladder, because=because)
 

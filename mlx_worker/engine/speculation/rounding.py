@@ -1,8 +1,9 @@
 """How far rounding moves the logits of a token in wide passes, and in passes of several rows.
 
 A kernel may choose the order of its sums by the shape of its input. Batches have to live with that,
-and their answers are as right as others. Drafts are held to the same: rows draft where wide passes
-move no logit, or move logits no further than passes of several rows do. [child]
+and their answers are as right as others. Drafts do not: how many tokens a pass has depends on the
+time that passes take, so a request that is alone could have two answers. By itself a node drafts
+where wide passes move no logit. Its operator may accept what batches have to live with. [child]
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ SAME: Final = 8.0
 """How many times as far as passes of several rows wide ones may move logits: it is one try each."""
 
 
-def rounding_because(model: Any, layers: Sequence[Any], widths: Sequence[int]) -> str:
-    """Return why wide passes may not be used, or "" if they round as passes of several rows do.
+def rounding_because(
+    model: Any, layers: Sequence[Any], widths: Sequence[int], *, as_batches: bool = False
+) -> str:
+    """Return why wide passes may not be used, or "" if they move no logit.
 
-    `layers` are those of an empty cache, and are not changed.
+    With `as_batches` they may move logits as far as passes of several rows do. `layers` are those
+    of an empty cache, and are not changed.
     """
     count = logit_count(model)
     tokens = [place * STRIDE % count for place in range(1, READ + DECODED + 1)]
@@ -51,11 +55,13 @@ def rounding_because(model: Any, layers: Sequence[Any], widths: Sequence[int]) -
     if wide == 0:
         return ""
     batch = moved(rows, DECODED // 2, 1)
-    if wide <= SAME * batch:
+    is_alike = wide <= SAME * batch
+    if is_alike and as_batches:
         return ""
     return (
         f"rounding moves logits by {wide:.1g} in a forward pass of several tokens, "
         f"and by {batch:.1g} in one of several rows"
+        + ('; speculation = "on" accepts that' if is_alike else "")
     )
 
 

@@ -1,8 +1,8 @@
-"""Rows draft where wide passes round as passes of several rows do, and nowhere else."""
+"""Rows draft where wide passes move no logit; if wanted, where they round as batches do."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlx.core as mx
 import pytest
@@ -37,8 +37,8 @@ class Rounded:
         return self._model(inputs, cache=cache) + (0 if is_prompt else moved)
 
 
-def because(model: Any) -> str:
-    return rounding_because(model, make_prompt_cache(model), WIDTHS)
+def because(model: Any, *, as_batches: bool = False) -> str:
+    return rounding_because(model, make_prompt_cache(model), WIDTHS, as_batches=as_batches)
 
 
 def in_type(model: Any, name: str) -> Any:
@@ -75,9 +75,12 @@ def test_wide_passes_that_round_otherwise_are_not_used(model: Any) -> None:
     )
 
 
-def test_wide_passes_may_round_as_far_as_batches_do(model: Any) -> None:
-    assert because(Rounded(model, wide=1e-3, batch=1e-3)) == ""
-    assert because(Rounded(model, wide=4 * SAME * 1e-3, batch=1e-3)) != ""
+def test_wide_passes_may_round_as_far_as_batches_do_if_that_is_accepted(model: Any) -> None:
+    as_far = Rounded(model, wide=1e-3, batch=1e-3)
+    assert because(as_far).endswith('in one of several rows; speculation = "on" accepts that')
+    assert because(as_far, as_batches=True) == ""
+    further = because(Rounded(model, wide=4 * SAME * 1e-3, batch=1e-3), as_batches=True)
+    assert further.endswith("in one of several rows")
 
 
 def test_infinite_logits_that_are_equal_do_not_move(model: Any) -> None:
@@ -90,12 +93,16 @@ def test_infinite_logits_that_are_equal_do_not_move(model: Any) -> None:
 
 
 def test_model_that_rounds_otherwise_does_not_draft_though_it_would_pay(model: Any) -> None:
-    def measured(*, wide: float) -> Ladder:
-        rounded = Rounded(model, wide=wide, batch=0)
-        return ladder_of(rounded, 8, "auto", clock=lambda: rounded.passes)
+    def measured(
+        *, wide: float, batch: float = 0, setting: Literal["auto", "on"] = "auto"
+    ) -> Ladder:
+        rounded = Rounded(model, wide=wide, batch=batch)
+        return ladder_of(rounded, 8, setting, clock=lambda: rounded.passes)
 
     paying, refused = measured(wide=0), measured(wide=1e-3)
     assert paying.because == ""
     assert "rounding moves logits" in refused.because
     assert refused.seconds == paying.seconds
     assert refused.best_gain(1) == max(WIDTHS)
+    assert measured(wide=1e-3, batch=1e-3).because
+    assert measured(wide=1e-3, batch=1e-3, setting="on").because == ""
