@@ -52,19 +52,16 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         self._prompt_batch.on_read = on_read
         self._generation_batch = _Decoders.empty(model, self.sampler)
         self._generation_batch.on_encoded = on_encoded
+        self.errors_come_late = bool(self.stream.device.type == mx.DeviceType.gpu)
+        """True if tokens that were read may belong to a step whose error is not raised yet.
+
+        Not on a CPU: there, reading the results of a failed step raises its error.
+        """
 
     @property
     def decodes(self) -> bool:
         """True if the next step computes tokens, and reads those of the step before."""
         return len(self._generation_batch) > 0
-
-    @property
-    def errors_come_late(self) -> bool:
-        """True if tokens that were read may belong to a step whose error is not raised yet.
-
-        Not on a CPU: there, reading the results of a failed step raises its error.
-        """
-        return bool(self.stream.device.type == mx.DeviceType.gpu)
 
     def confirm(self) -> None:
         """Raise the error of earlier work of the device, if there was one.

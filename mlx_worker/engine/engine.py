@@ -142,9 +142,7 @@ class Engine:
     @property
     def has_prefill(self) -> bool:
         """True if the next step reads a prompt."""
-        return bool(self._sequences.waiting) or any(
-            sequence.reading for sequence in self._sequences.by_uid.values()
-        )
+        return bool(self._sequences.waiting or self._sequences.readers())
 
     @property
     def is_unconfirmed(self) -> bool:
@@ -155,6 +153,10 @@ class Engine:
         """Raise the error of earlier work on a GPU, if there was one; do not wait."""
         if self._batch.errors_come_late:
             self._batch.confirm()
+
+    def start_threads(self) -> None:
+        """Start the thread that computes on a CPU, as the first use of a stream of mlx does."""
+        self._batch.confirm()
 
     # --- admission ---
 
