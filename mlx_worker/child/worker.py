@@ -50,7 +50,6 @@ from mlx_worker.engine.checks.computation import ComputationFailed
 from mlx_worker.engine.checks.text_bound import TextBound
 from mlx_worker.errors import WorkerError
 from mlx_worker.logs import Entry
-from mlx_worker.system.priority import lower_native_threads
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheCleared,
@@ -207,8 +206,6 @@ class EngineWorker:
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH)
-        engine.start_threads()
-        lower_native_threads()
         bound = TextBound(loaded.tokenizer, engine.context_length)
         self._preparation.start(
             PreparationContext(

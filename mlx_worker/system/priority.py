@@ -1,18 +1,14 @@
-"""Lower the priority of processes whose work can wait, and of threads that compute.
+"""Lower the priority of processes whose work can wait: streams and health cannot.
 
-Streams and health cannot wait. A nice value alone is not enough on Linux. Where the kernel groups
-tasks by session (autogroup, the default of most distributions), a process that leads a session of
-its own gets the share of a whole group, and its nice value counts only inside that group. The group
-has a nice value of its own.
+A nice value alone is not enough on Linux. Where the kernel groups tasks by session (autogroup, the
+default of most distributions), a process that leads a session of its own gets the share of a whole
+group, and its nice value counts only inside that group. The group has a nice value of its own.
 [both]
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -29,9 +25,6 @@ TRIES: Final = 3
 
 EACH: Final = 0.1
 """Seconds between two tries."""
-
-TASKS: Final = Path("/proc/self/task")
-"""A folder for each thread of this process."""
 
 AUTOGROUP: Final = Path("/proc/self/autogroup")
 
@@ -50,22 +43,3 @@ def lower_priority() -> None:
             return  # this system has no such groups
         else:
             return
-
-
-def lower_native_threads() -> None:
-    """Lower the priority of the threads of this process that Python did not start, on Linux.
-
-    mlx computes on a CPU in a thread of its own. The main thread gives that thread one operation
-    after the other, and wakes the thread for each. If both have one processor and one priority,
-    the kernel switches to the computing thread for each operation of a microsecond and back: some
-    90 switches for a token of a small model, and twice the CPU time. A thread with a lower priority
-    runs as soon as the main thread waits, all operations in a row.
-    """
-    if sys.platform != "linux":
-        return  # elsewhere a process has one priority
-    started_by_python = {thread.native_id for thread in threading.enumerate()}
-    niceness = os.getpriority(os.PRIO_PROCESS, 0) + NICENESS
-    for task in TASKS.iterdir():
-        if int(task.name) not in started_by_python:
-            with contextlib.suppress(OSError):  # the thread has ended meanwhile
-                os.setpriority(os.PRIO_PROCESS, int(task.name), niceness)

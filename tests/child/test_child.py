@@ -9,14 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from mlx_worker.errors import ContextLengthExceeded
 from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
-from mlx_worker.system.priority import NICENESS
 from mlx_worker.wire.framing import encode, frames_from_child
 from mlx_worker.wire.messages import (
     PROTOCOL,
@@ -48,6 +46,7 @@ from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from mlx_worker.wire.base import WireMessage
 
@@ -268,21 +267,6 @@ def test_all_sequences_share_one_step(loaded: Front) -> None:
         else:
             finished += 1
     assert widest == 8
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process has one priority")
-def test_the_thread_that_computes_has_a_lower_priority(loaded: Front) -> None:
-    def niceness() -> dict[str, int]:
-        tasks = [task.name for task in Path(f"/proc/{loaded.process.pid}/task").iterdir()]
-        return {task: os.getpriority(os.PRIO_PROCESS, int(task)) for task in tasks}
-
-    before = niceness()
-    main = before[str(loaded.process.pid)]
-    assert set(before.values()) == {main, main + NICENESS}
-    loaded.send(generate(1, f"{WORDS[1]} once", 20))
-    loaded.receive(Done)
-    started = niceness().keys() - before.keys()
-    assert not started, "a thread that computes was started after priorities were lowered"
 
 
 def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> None:

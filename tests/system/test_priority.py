@@ -23,20 +23,6 @@ print(open({str(AUTOGROUP)!r}).read().split()[-1])
 """
 """A process that leads a session, and runs another in that session that lowers its priority."""
 
-NATIVE: Final = """
-import os, threading
-import mlx.core as mx
-from mlx_worker.system.priority import lower_native_threads
-mx.eval(mx.zeros(3) + 1)
-ours = threading.Thread(target=threading.Event().wait, daemon=True)
-ours.start()
-lower_native_threads()
-nice = {tid: os.getpriority(os.PRIO_PROCESS, int(tid)) for tid in os.listdir("/proc/self/task")}
-print(nice.pop(str(os.getpid())), nice.pop(str(ours.native_id)), *nice.values(), flush=True)
-os._exit(0)
-"""
-"""A process with a thread of Python's and a thread that mlx computes in."""
-
 
 def group_niceness(pid: int | str) -> int:
     """The nice value of the session that this process is in."""
@@ -73,13 +59,3 @@ def test_the_helper_of_grammars_leads_a_session_of_its_own() -> None:
         assert os.getsid(helper.pid) == helper.pid
     finally:
         trials.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process has one priority")
-def test_threads_of_mlx_have_a_lower_priority_than_those_of_python() -> None:
-    command = [sys.executable, "-c", NATIVE]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    main, ours, *native = map(int, said.split())
-    assert main == ours == os.nice(0)
-    assert native
-    assert set(native) == {main + NICENESS}
