@@ -52,19 +52,16 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         self._generation_batch = kind.empty(model, self.sampler)
         self._generation_batch.on_encoded = on_encoded
         self._generation_batch.speculation = speculation
+        self.errors_come_late = bool(self.stream.device.type == mx.DeviceType.gpu)
+        """True if tokens that were read may belong to a step whose error is not raised yet.
+
+        Not on a CPU: there, reading the results of a failed step raises its error.
+        """
 
     @property
     def decodes(self) -> bool:
         """True if the next step computes tokens, and reads those of the step before."""
         return len(self._generation_batch) > 0
-
-    @property
-    def errors_come_late(self) -> bool:
-        """True if tokens that were read may belong to a step whose error is not raised yet.
-
-        Not on a CPU: there, reading the results of a failed step raises its error.
-        """
-        return bool(self.stream.device.type == mx.DeviceType.gpu)
 
     def retract(self, uid: int, count: int) -> None:
         """Take the last tokens of a decoding row back, before the row leaves."""

@@ -151,9 +151,7 @@ class Engine:
     @property
     def has_prefill(self) -> bool:
         """True if the next step reads a prompt."""
-        return bool(self._sequences.waiting) or any(
-            sequence.reading for sequence in self._sequences.by_uid.values()
-        )
+        return bool(self._sequences.waiting or self._sequences.readers())
 
     @property
     def is_unconfirmed(self) -> bool:

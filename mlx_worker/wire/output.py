@@ -116,13 +116,24 @@ class RowOutput(WirePart, frozen=True, array_like=True):
         if self.text:
             spans.append(self.text)
 
-    def followed_by(self, later: RowOutput) -> RowOutput:
-        """Return the output of two steps of the same row as one."""
-        tokens, logprobs = self.tokens + later.tokens, self.logprobs + later.logprobs
-        if not later.before_text:
-            text = self.text + later.text
-            return RowOutput(self.id, tokens, text, logprobs, self.before_text)
-        return RowOutput(self.id, tokens, later.text, logprobs, [*self.spans, *later.before_text])
+    @classmethod
+    def joined(cls, outputs: list[RowOutput]) -> RowOutput:
+        """Return the outputs of a row in several steps, in order, as one."""
+        if len(outputs) == 1:
+            return outputs[0]
+        tokens: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        before_text: list[Span] = []
+        text = ""
+        for output in outputs:
+            tokens += output.tokens
+            logprobs += output.logprobs
+            if output.before_text:
+                before_text = [*_joined(before_text, text), *output.before_text]
+                text = output.text
+            else:
+                text += output.text
+        return cls(outputs[0].id, tokens, text, logprobs, before_text)
 
 
 class StepOutput(WireMessage, frozen=True):
