@@ -264,6 +264,10 @@ def _checking(nodes: Sequence[NodeClient]) -> tuple[str, ...]:
         f"--health-check-interval-secs {CHECK_EVERY}",
         f"--health-failure-threshold {CHECKS_FAILED}",
         "--health-success-threshold 1",
+        # These routers try a node again until its circuit opens. So a refused request reaches the
+        # other node with its third try, and a request that fails everywhere takes out one node.
+        "--retry-max-retries 3",
+        "--cb-failure-threshold 2",
         "--cb-timeout-duration-secs 10",
         f"--request-timeout-secs {LONGEST_ANSWER}",
     )
