@@ -83,10 +83,13 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
 
 
+ChatMessages = Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
 class ChatCompletionRequest(CommonFields, frozen=True, kw_only=True):
     """The body of a chat completion: the fields that this node knows."""
 
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
+    messages: ChatMessages
     model: ModelName | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
