@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import IO, TYPE_CHECKING, Final, Protocol
 
 from tests.clients.prefixes import PREFIXES, NotInstalled, installed
 from tests.processes import COMMAND, DEADLINE, RunningNode, running_node
@@ -153,6 +153,10 @@ class Node:
         total: int = self.now.ask("/health").json["metrics"]["totalRequests"]
         return total
 
+    def has_requests(self) -> bool:
+        """True if this process of the node had a request."""
+        return self.requests() > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -210,7 +214,7 @@ def _node(folder: Path, model: Path) -> Node:
 
 @contextlib.contextmanager
 def _started(
-    command: Sequence[str], environment: dict[str, str], folder: Path, out: object
+    command: Sequence[str], environment: dict[str, str], folder: Path, out: IO[str]
 ) -> Iterator[None]:
     program = shutil.which(command[0], path=environment["PATH"])
     assert program is not None, command[0]
@@ -218,7 +222,7 @@ def _started(
         (program, *command[1:]),
         env=environment,
         cwd=folder,
-        stdout=out,  # type: ignore[arg-type]
+        stdout=out,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )

@@ -21,7 +21,7 @@ from tests.routers.agents import SYSTEM, Agent, Broken, Tally, ask, talk
 from tests.routers.fleet import KINDS, Fleet, Kind, Node, fleet
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
     from tests.routers.table import Table
@@ -119,7 +119,7 @@ async def test_turns_stay_at_their_node_and_a_killed_node_fails_only_what_ran(
     assert keeps_session(kind, agents) == kind.keeps_session
 
 
-def has(kind: Kind, headers: dict[str, str], name: str) -> bool:
+def has(kind: Kind, headers: Mapping[str, str], name: str) -> bool:
     return kind.header_prefix + name.lower() in {header.lower() for header in headers}
 
 
@@ -174,7 +174,7 @@ async def test_both_nodes_are_upgraded_under_load_without_a_failed_turn(
                 for node in behind.nodes:
                     await asyncio.to_thread(node.stop)
                     await asyncio.to_thread(node.start)
-                    await asyncio.to_thread(eventually, lambda node=node: node.requests() > 0)
+                    await asyncio.to_thread(eventually, node.has_requests)
             finally:
                 upgraded.set()
 
