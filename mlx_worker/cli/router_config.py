@@ -234,6 +234,9 @@ def _sglang_router(nodes: Sequence[NodeClient], listen: Listen) -> str:
         *_listening(listen),
         "--prometheus-host 127.0.0.1",
         "--policy cache_aware",
+        # Sessions with one system prompt look alike. Without this they all stay at one node until
+        # that node has 64 requests more than the others.
+        "--balance-abs-threshold 8",
         *_checking(nodes),
     )
 
@@ -246,6 +249,7 @@ def _smg(nodes: Sequence[NodeClient], listen: Listen) -> str:
         "--prometheus-host 127.0.0.1",
         "--policy cache_aware",
         "--routing-key-override",
+        "--assignment-mode min_group",
         f"--routing-key-headers {' '.join(ROUTED_BY)}",
         *_checking(nodes),
     )

@@ -56,6 +56,7 @@ class Tally:
     """The number of the turn, and why."""
     in_flight: set[int] = field(default_factory=set)
     headers: list[Mapping[str, str]] = field(default_factory=list)
+    """The headers of all responses."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property

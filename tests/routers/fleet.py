@@ -153,10 +153,6 @@ class Node:
         total: int = self.now.ask("/health").json["metrics"]["totalRequests"]
         return total
 
-    def has_requests(self) -> bool:
-        """True if this process of the node had a request."""
-        return self.requests() > 0
-
 
 @dataclass(frozen=True, slots=True)
 class Fleet:

@@ -12,6 +12,7 @@ COLUMNS: Final = (
     "version",
     "turns",
     "at the holder",
+    "at each node",
     "kill: failed in flight",
     "kill: failed beyond",
     "streams, usage",

@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 
 from tests.clients.prefixes import NotInstalled
-from tests.processes import eventually
 from tests.rounds import SEED, rounds
 from tests.routers.agents import SYSTEM, Agent, Broken, Tally, ask, talk
 from tests.routers.fleet import KINDS, Fleet, Kind, Node, fleet
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -61,20 +61,18 @@ async def client_of(url: str) -> AsyncIterator[aiohttp.ClientSession]:
         yield client
 
 
-async def reach_both(client: aiohttp.ClientSession, behind: Fleet) -> None:
-    """Ask through the router until each node has had a request."""
-    nodes = behind.nodes
-    before = [node.requests() for node in nodes]
+async def reach(client: aiohttp.ClientSession, node: Node, behind: Fleet) -> None:
+    """Ask through the router, each time something else, until this node has had a request."""
+    before = node.requests()
     random = Random(SEED)
     for _ in range(1200):
-        text = f"{random.getrandbits(64):x} " * 8
-        message = {"role": "user", "content": text}
+        message = {"role": "user", "content": " ".join(random.choices(WORDS, k=40))}
         with contextlib.suppress(Broken):
-            await ask(client, [message], f"s{random.getrandbits(64):x}")
-        if all(node.requests() > had for node, had in zip(nodes, before, strict=True)):
+            await ask(client, [message], f"reach-{random.getrandbits(64):x}")
+        if node.requests() > before:
             return
         await asyncio.sleep(0.1)
-    raise AssertionError(behind.said())
+    raise AssertionError(f"the router does not reach {node.now.url}; {behind.said()}")
 
 
 def agents_of(client: aiohttp.ClientSession, tally: Tally) -> list[Agent]:
@@ -85,13 +83,16 @@ async def test_turns_stay_at_their_node_and_a_killed_node_fails_only_what_ran(
     kind: Kind, behind: Fleet, table: Table
 ) -> None:
     async with client_of(behind.url) as client:
-        await reach_both(client, behind)
+        for node in behind.nodes:
+            await reach(client, node, behind)
         await streams_are_those_of_a_node(client, behind)
+        had = [node.requests() for node in behind.nodes]
         tally = Tally()
         agents = agents_of(client, tally)
         await talk(agents, lambda: tally.turns >= TURNS // 2)
-        assert not tally.failures
+        assert tally.failures == [], behind.said()
         share, counted = tally.share, tally.later
+        each = [node.requests() - n for node, n in zip(behind.nodes, had, strict=True)]
 
         after = Tally()
         for agent in agents:
@@ -105,6 +106,7 @@ async def test_turns_stay_at_their_node_and_a_killed_node_fails_only_what_ran(
             "version": kind.version,
             "turns": tally.turns + after.turns,
             "at the holder": f"{share:.1%} of {counted}",
+            "at each node": " + ".join(map(str, each)),
             "kill: failed in flight": f"{len(after.failures) - len(beyond)} of {len(killed)}",
             "kill: failed beyond": len(beyond),
             "streams, usage": "whole",
@@ -167,14 +169,15 @@ async def test_both_nodes_are_upgraded_under_load_without_a_failed_turn(
     tally = Tally()
     upgraded = asyncio.Event()
     async with client_of(behind.url) as client:
-        await reach_both(client, behind)
+        for node in behind.nodes:
+            await reach(client, node, behind)
 
         async def upgrade() -> None:
             try:
                 for node in behind.nodes:
                     await asyncio.to_thread(node.stop)
                     await asyncio.to_thread(node.start)
-                    await asyncio.to_thread(eventually, node.has_requests)
+                    await reach(client, node, behind)
             finally:
                 upgraded.set()
 
