@@ -201,6 +201,7 @@ router_settings:
 litellm_settings:
   request_timeout: {LONGEST_ANSWER}
 general_settings:
+  master_key: os.environ/LITELLM_MASTER_KEY
   forward_client_headers_to_llm_api: true
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from tests.routers.fleet import MODEL
+from tests.routers.fleet import KEY, MODEL
 from tests.sse import DONE, EventParser
 from tests.synthetic_models import WORDS
 
@@ -75,7 +75,7 @@ async def ask(client: aiohttp.ClientSession, messages: list[dict[str, str]], ses
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    headers = {"X-Session-Id": session, "Authorization": "Bearer none"}
+    headers = {"X-Session-Id": session, "Authorization": f"Bearer {KEY}"}
     try:
         async with client.post("/v1/chat/completions", json=body, headers=headers) as response:
             if response.status != 200:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shlex
 import shutil
 import socket
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 MODEL: Final = "tiny"
 
+KEY: Final = f"sk-{secrets.token_hex(32)}"
+"""What LiteLLM's clients need; the other routers pass it on to nodes, which ask for no key."""
+
 QUIET: Final = {
     "HF_HUB_OFFLINE": "1",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_TELEMETRY": "False",
+    "LITELLM_MASTER_KEY": KEY,
     "MLX_WORKER_API_KEY": "none",
 }
 """Variables with which no router asks anybody but the nodes."""

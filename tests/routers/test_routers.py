@@ -62,13 +62,21 @@ async def client_of(url: str) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def reach(client: aiohttp.ClientSession, node: Node, behind: Fleet) -> None:
-    """Ask through the router, each time something else, until this node has had a request."""
+    """Ask through the router, each time something else, until this node has had a request.
+
+    Some routers send a request that is like no other to the first node that has nothing to do. So
+    several are asked at once.
+    """
     before = node.requests()
     random = Random(SEED)
-    for _ in range(1200):
+
+    async def ask_something() -> None:
         message = {"role": "user", "content": " ".join(random.choices(WORDS, k=40))}
         with contextlib.suppress(Broken):
             await ask(client, [message], f"reach-{random.getrandbits(64):x}")
+
+    for _ in range(300):
+        await asyncio.gather(*(ask_something() for _ in range(4)))
         if node.requests() > before:
             return
         await asyncio.sleep(0.1)
