@@ -193,11 +193,11 @@ def _litellm(nodes: Sequence[NodeClient], models: list[list[str]], listen: Liste
 model_list:
 {entries}\
 router_settings:
-  routing_strategy: least-busy
+  routing_strategy: simple-shuffle
   optional_pre_call_checks: ["session_affinity"]
-  num_retries: {2 * len(nodes)}
-  allowed_fails: 1
-  cooldown_time: 10
+  num_retries: {4 * len(nodes)}
+  allowed_fails: 0
+  cooldown_time: 5
 litellm_settings:
   request_timeout: {LONGEST_ANSWER}
 general_settings:
