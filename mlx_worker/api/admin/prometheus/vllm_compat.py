@@ -63,12 +63,12 @@ def families(context: AppContext) -> Iterator[Metric]:
         name, metrics = [model.config.id], context.request_metrics.by_model[model.config.id]
         running.add_metric(name, model.running)
         waiting.add_metric(name, model.queued)
-        for family in usages:
-            family.add_metric(name, model.kv_usage)
-        for family in hits:
-            family.add_metric(name, metrics.cached_tokens)
-        for family in queries:
-            family.add_metric(name, metrics.prompt_tokens)
+        for usage in usages:
+            usage.add_metric(name, model.kv_usage)
+        for hit_tokens in hits:
+            hit_tokens.add_metric(name, metrics.cached_tokens)
+        for prompt_tokens in queries:
+            prompt_tokens.add_metric(name, metrics.prompt_tokens)
         if blocks := _kv_blocks(model):
             cache.add_metric([*name, str(CHUNK_TOKENS), str(blocks), "True"], 1)
     yield from (running, waiting, *usages, *hits, *queries, cache)
