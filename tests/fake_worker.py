@@ -47,6 +47,7 @@ from mlx_worker.wire.messages import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    PassCost,
     Ping,
     Pong,
     PrefillProgress,
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
 
 EXIT_AS_TOLD = 3
 WEIGHT_BYTES = 123_456
+NOT_DRAFTED = "it was told so"
+PASS_COSTS = [PassCost(1, 1, 0.001), PassCost(1, 8, 0.0015), PassCost(4, 1, 0.002)]
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
 DISK_RECORD = 1000
@@ -270,6 +273,7 @@ class Row:
     pieces: list[str]
     finish: FinishReason
     said: int = 0
+    predicted: int = 0
 
 
 class FakeWorker:
@@ -285,6 +289,7 @@ class FakeWorker:
         self._prefilled = 0
         self._steps = 0
         self._grown = 0
+        self._drafted = 0
         self._disk_hits = 0
         self._on_disk = 0
         self._disk: DiskCache | None = None
@@ -307,6 +312,8 @@ class FakeWorker:
             resident_bytes=self._flags.resident + self._grown,
             device_bytes=1 << 19,
             prepared=min(seq, self._flags.prepare),
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._drafted,
         )
 
     async def run(self) -> NoReturn:
@@ -357,6 +364,8 @@ class FakeWorker:
                     load.context_length or CONTEXT_LENGTH,
                     WEIGHT_BYTES,
                     weights=self._flags.weights,
+                    no_speculation=NOT_DRAFTED if load.speculation == "off" else "",
+                    pass_costs=PASS_COSTS,
                 ),
             ]
         )
@@ -419,7 +428,9 @@ class FakeWorker:
         pieces = answer(request)
         limit = len(pieces) if request.max_tokens is None else request.max_tokens
         finish: FinishReason = "length" if limit < len(pieces) else "stop"
-        self._rows[id_] = Row(id_, pieces[:limit], finish, said)
+        predicted = len(request.prediction.split())
+        self._rows[id_] = Row(id_, pieces[:limit], finish, said, predicted)
+        self._drafted += predicted
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
@@ -544,7 +555,13 @@ class FakeWorker:
             [
                 *([StepOutput(said)] if said else []),
                 *(
-                    Done(row.id, row.finish, row.said, "")
+                    Done(
+                        row.id,
+                        row.finish,
+                        row.said,
+                        accepted_prediction_tokens=row.predicted,
+                        rejected_prediction_tokens=1 if row.predicted else 0,
+                    )
                     for row in over
                     if row.said != self._flags.mute_after_tokens
                 ),

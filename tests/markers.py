@@ -32,6 +32,7 @@ REAL_CHILDREN: Final = (
     "child/test_leaving.py",
     "child/test_turns_on_disk.py",
     "faults/test_bound_streams.py",
+    "faults/test_drafting_streams.py",
     "faults/test_every_limit.py",
     "faults/test_every_token.py",
     "faults/test_garbage_in_a_child.py",

@@ -14,6 +14,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
 from mlx_worker.engine.loading import read_model, weight_bytes, weight_type
+from mlx_worker.engine.speculation.ladder import ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
@@ -64,6 +65,8 @@ def load_model(
             context_length=load.context_length,
             dtype=load.dtype,
         )
+        # Before other threads compute: what is measured here decides whether rows draft.
+        ladder = ladder_of(model, load.max_concurrency, load.speculation)
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
@@ -84,6 +87,7 @@ def load_model(
             prefill_pause=load.prefill_pause,
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
+            ladder=ladder,
             disk=disk,
         )
         check_unchanged(folder, before)
@@ -96,8 +100,20 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
-    nbytes, dtype = weight_bytes(model), weight_type(model)
-    send([Loaded(context, nbytes, engine.unbatched, kv, weights, dtype)])
+    send(
+        [
+            Loaded(
+                context,
+                weight_bytes(model),
+                engine.unbatched,
+                kv,
+                weights,
+                dtype=weight_type(model),
+                no_speculation=engine.speculation.off,
+                pass_costs=engine.speculation.pass_costs,
+            )
+        ]
+    )
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
 
 

@@ -30,6 +30,8 @@ from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.row_output import row_output
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.engine.sequence_factory import SequenceFactory
+from mlx_worker.engine.speculation.ladder import Ladder
+from mlx_worker.engine.speculation.speculation import Speculation
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
 
 UNKNOWN_COST = KvCost()
+NO_LADDER = Ladder({}, "not measured")
 EngineMessage = (
     Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
 )
@@ -79,8 +82,10 @@ class Engine:
         prefill_pause: float = PAUSE,
         remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
+        ladder: Ladder = NO_LADDER,
         disk: DiskTier | None = None,
     ) -> None:
+        self.speculation = Speculation(ladder, context_length, len(tokenizer))
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
         self.prefilled_tokens = 0
@@ -101,6 +106,7 @@ class Engine:
             model,
             on_read=self._pace.record,
             on_encoded=on_encoded,
+            speculation=None if self.speculation.off else self.speculation,
             completion_batch_size=rows,
             # Those that have read all but the last token still count with mlx_lm's readers.
             prefill_batch_size=min(2 * READERS, rows),
@@ -184,6 +190,7 @@ class Engine:
             return end
         with computing():
             sequence.processors = self._factory.processors(request, prompt)
+            self.speculation.start(sequence, prompt.prediction)
             started = self._admission.enqueue(sequence)
         assert started is None or isinstance(started, Started)
         return started
@@ -236,6 +243,8 @@ class Engine:
             rows: list[RowOutput] = []
             ends: list[EngineMessage] = []
             for response in generated:
+                if response.uid not in self._sequences.by_uid:
+                    continue  # its text ended at an earlier token of the same step
                 sequence = self._sequences.by_uid[response.uid]
                 rows.append(row_output(sequence, response, self._markers, self._batch.stream))
                 end = self._end(sequence, response)
@@ -315,6 +324,8 @@ class Engine:
             self._sequences.remove(sequence)
             self._retention.store_ended(sequence, response.all_tokens, response.prompt_cache)
         else:
+            if response.surplus:
+                self._batch.retract(sequence.uid, response.surplus)
             self._remove(sequence, keep=True)
         if problem:
             return RequestFailed(sequence.id, ConstraintFailed.code, problem)

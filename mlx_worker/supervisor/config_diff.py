@@ -43,6 +43,7 @@ def load_of(planned: PlannedModel) -> Load:
         chat_template=planned.chat_template,
         tools=model.tools,
         remember_turns=model.remember_turns,
+        speculation=model.speculation,
         dtype=planned.folder.dtype if planned.folder else "",
     )
 

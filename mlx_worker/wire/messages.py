@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mlx_worker.wire.base import WireMessage
+from mlx_worker.wire.base import WireMessage, WirePart
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 12
+PROTOCOL = 13
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -48,7 +48,7 @@ class Load(WireMessage, frozen=True):
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
     None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
-    the types in the files.
+    the types in the files. `speculation` "off": every token has a forward pass of its own.
     """
 
     model: str
@@ -63,6 +63,7 @@ class Load(WireMessage, frozen=True):
     remember_turns: bool = True
     disk: DiskCache | None = None
     dtype: str = ""
+    speculation: Literal["auto", "on", "off"] = "auto"
 
 
 class Generate(WireMessage, frozen=True):
@@ -184,6 +185,14 @@ class LoadProgress(WireMessage, frozen=True):
     total: int
 
 
+class PassCost(WirePart, frozen=True):
+    """Tell how long a forward pass takes that reads `width` tokens of each of `rows` rows."""
+
+    rows: int
+    width: int
+    seconds: float
+
+
 class Loaded(WireMessage, frozen=True):
     """Tell that the model is ready. `weight_bytes` are in memory, `kv` is measured.
 
@@ -191,7 +200,8 @@ class Loaded(WireMessage, frozen=True):
 
     `unbatched` says why the model is served one row at a time; "" where rows are batched.
     `weights` names what was loaded: the same name means the same weights. `dtype` is the
-    floating-point type of most weights in memory, or of their scales.
+    floating-point type of most weights in memory, or of their scales. `pass_costs` were measured;
+    `no_speculation` is why no tokens are drafted, "" where they may be.
     """
 
     context_length: int | None
@@ -200,6 +210,8 @@ class Loaded(WireMessage, frozen=True):
     kv: KvCost = KvCost()
     weights: str = ""
     dtype: str = ""
+    no_speculation: str = ""
+    pass_costs: list[PassCost] = []
 
 
 class LoadFailed(WireMessage, frozen=True):
@@ -337,7 +349,7 @@ class Pong(WireMessage, frozen=True):
 
     `prepared` rises with each request's preparation, while one is under way, and while a request
     waits for the disk. `slow_work` counts the pieces of work that occupied a thread for longer than
-    allowed, by kind.
+    allowed, by kind. `accepted_tokens` of the `drafted_tokens` were right.
     """
 
     seq: int
@@ -348,6 +360,8 @@ class Pong(WireMessage, frozen=True):
     device_bytes: int
     prepared: int = 0
     slow_work: dict[str, int] = {}
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 FromChild = (

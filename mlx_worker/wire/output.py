@@ -141,7 +141,8 @@ class Done(WireMessage, frozen=True):
     are those of `completion_tokens` that were generated while the model reasoned. `context_full`:
     the context's limit ended the answer, not `max_tokens`. `loop_period` is the number of tokens
     whose repetition ended the answer, 0 where none did. `text` and `before_text` are as in
-    `RowOutput`.
+    `RowOutput`. Of the request's prediction `accepted_prediction_tokens` were drafted and right,
+    `rejected_prediction_tokens` drafted and wrong.
     """
 
     id: int
@@ -153,6 +154,8 @@ class Done(WireMessage, frozen=True):
     reasoning_tokens: int = 0
     context_full: bool = False
     loop_period: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
     @classmethod
     def of(
@@ -166,6 +169,8 @@ class Done(WireMessage, frozen=True):
         reasoning_tokens: int = 0,
         context_full: bool = False,
         loop_period: int = 0,
+        accepted_prediction_tokens: int = 0,
+        rejected_prediction_tokens: int = 0,
     ) -> Done:
         """Return the end of a generation that releases these spans."""
         text, before_text = _split(spans)
@@ -179,6 +184,8 @@ class Done(WireMessage, frozen=True):
             reasoning_tokens,
             context_full,
             loop_period,
+            accepted_prediction_tokens,
+            rejected_prediction_tokens,
         )
 
     @property

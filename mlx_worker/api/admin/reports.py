@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.wire.kv_cost import KvCost
+    from mlx_worker.wire.messages import Loaded, Pong
 
 # --- status -------------------------------------------------------------------------------
 
@@ -143,6 +144,7 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "warnings": list(model.warnings),
         "contextLength": loaded.context_length if loaded else None,
         "unbatched": loaded.unbatched if loaded else "",
+        "speculation": _speculation(loaded, pong),
         "dtype": loaded.dtype if loaded else "",
         "blas": child.versions.get("blas", ""),
         "enteredAt": {name.value: at for name, at in model.entered_at.items()},
@@ -167,6 +169,19 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
             "cachedTokens": of_requests.cached_tokens,
             "diskTokens": of_requests.disk_tokens,
         },
+    }
+
+
+def _speculation(loaded: Loaded | None, pong: Pong | None) -> dict[str, Any]:
+    """Return why no tokens are drafted, the measured forward passes, and what came of drafts."""
+    passes: dict[int, list[float]] = {}
+    for cost in loaded.pass_costs if loaded else []:
+        passes.setdefault(cost.rows, []).append(round(cost.seconds * 1000, 3))
+    return {
+        "off": loaded.no_speculation if loaded else "",
+        "passes": [{"rows": rows, "ms": by_width} for rows, by_width in passes.items()],
+        "draftedTokens": pong.drafted_tokens if pong else 0,
+        "acceptedTokens": pong.accepted_tokens if pong else 0,
     }
 
 

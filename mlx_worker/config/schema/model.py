@@ -32,6 +32,8 @@ ReasoningBudget = Annotated[int, Meta(ge=-1, le=1 << 30)]
 
 LoopRepeats = Annotated[int, Meta(ge=2, le=100)]
 
+Speculation = Literal["auto", "on", "off"]
+
 WeightType = Literal["auto", "float32", "bfloat16"]
 
 ToolMode = Literal["refuse", "ignore", "prompt"]
@@ -171,6 +173,15 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " its request alone, and a seed makes the same answer whatever was said before."
         ),
     ] = True
+    speculation: Annotated[
+        Speculation,
+        Meta(
+            description='"auto": tokens that an answer is likely to repeat are drafted, and several'
+            " of them checked in one forward pass. Measurements after the load say whether this is"
+            ' faster, and moves no logit. No token changes. "on": also where such passes round'
+            ' no further than batches do; then an answer may depend on timing. "off": never.'
+        ),
+    ] = "auto"
     prefill_pause: Annotated[
         float,
         Meta(
