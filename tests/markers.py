@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TESTS: Final = Path(__file__).parent
 
 WHOLE_NODES: Final = (
-    *("clients", "end_to_end", "fuzz", "npm", "page", "soak"),
+    *("clients", "end_to_end", "fuzz", "npm", "page", "routers", "soak"),
     "test_public_names.py",
 )
 """Where a node is a process as its users start it, and serves a real model."""

@@ -75,6 +75,11 @@ class ModelStatus:
         return self.restarts_by.total()
 
     @property
+    def known_context_length(self) -> int | None:
+        """Return the context length of the loaded model, else of its folder; None if unknown."""
+        return self.child.loaded.context_length if self.child.loaded else self.context_length
+
+    @property
     def is_being_inspected(self) -> bool:
         """True while nothing is known of the model's folder yet."""
         return isinstance(self.start_blocked_by, ModelLoading)

@@ -285,8 +285,7 @@ def models(context: AppContext) -> list[ModelEntry]:
 
 
 def _entry(name: str, model: ModelStatus, context: AppContext) -> ModelEntry:
-    loaded = model.child.loaded
-    context_length = loaded.context_length if loaded else model.context_length
+    context_length = model.known_context_length
     return ModelEntry(
         id=name,
         created=context.created,

@@ -83,6 +83,9 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
 
 
+ChatMessages = Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
 class PredictedText(msgspec.Struct, frozen=True):
     """A part of a prediction."""
 
@@ -107,7 +110,7 @@ class Prediction(msgspec.Struct, frozen=True):
 class ChatCompletionRequest(CommonFields, frozen=True, kw_only=True):
     """The body of a chat completion: the fields that this node knows."""
 
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
+    messages: ChatMessages
     model: ModelName | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
