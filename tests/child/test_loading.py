@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from mlx_lm import convert
 
 from mlx_worker.child.imported_code import ImportedCode
@@ -67,7 +68,8 @@ def test_weights_are_held_in_the_type_that_the_front_names(nano: Path) -> None:
     assert half.kv.nbytes(100) * 2 == stored.kv.nbytes(100)
     assert half.weights != stored.weights
     # A type that the weights have already changes nothing, not their name either.
-    assert loaded_as(nano, "float32") == stored
+    again = loaded_as(nano, "float32")
+    assert msgspec.structs.replace(again, pass_costs=stored.pass_costs) == stored
 
 
 def test_a_quantized_models_integers_stay(nano: Path, tmp_path: Path) -> None:

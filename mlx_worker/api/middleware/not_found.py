@@ -55,7 +55,6 @@ REPLACEMENTS: Final = {
     "/info": MODELS,
     "/chat_tokenize": COUNT,
     # vLLM
-    "/version": HEALTH,
     "/ping": LIVE,
     "/load": METRICS,
     "/invocations": CHAT,

@@ -48,7 +48,6 @@ def test_a_path_that_is_served_is_not_called_another_servers() -> None:
         ("/slots", "GET /health"),
         ("/generate", "POST /v1/completions"),
         ("/generate_stream", "POST /v1/completions"),
-        ("/version", "GET /health"),
         ("/model_info", "GET /v1/models"),
         ("/get_model_info", "GET /v1/models"),
         ("/server_info", "GET /health"),

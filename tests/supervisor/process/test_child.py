@@ -31,7 +31,6 @@ from mlx_worker.wire.messages import (
     DiskCache,
     Generate,
     Load,
-    Loaded,
     LoadProgress,
     Pong,
 )
@@ -164,7 +163,9 @@ async def test_a_child_starts_loads_and_answers() -> None:
         await soon(child.reached(State.READY))
         assert alive(child.status.pid)
         assert child.status.versions == {"scripted": "1"}
-        assert child.status.loaded == Loaded(context_length=4096, weight_bytes=123_456)
+        loaded = child.status.loaded
+        assert loaded is not None
+        assert (loaded.context_length, loaded.weight_bytes) == (4096, 123_456)
         generation = ask(child, chat("the answer is here"))
         assert (await soon(generation.started())).prompt_tokens == 4
         assert await whole_text(generation) == "the answer is here"
