@@ -224,6 +224,7 @@ def test_it_leaves_at_eof_in_the_middle_of_a_generation(alone: Front) -> None:
     assert alone.process.wait(DEADLINE) == 0
 
 
+@pytest.mark.full
 def test_it_leaves_when_the_front_speaks_no_message(alone: Front) -> None:
     alone.socket.sendall(b"\x00\x00\x00\x03abc")
     assert alone.process.wait(DEADLINE) == 65

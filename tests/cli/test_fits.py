@@ -137,6 +137,7 @@ def test_a_name_in_the_models_folder_is_found(tiny: Path) -> None:
     assert report("tiny", Where(None, models_dir=tiny.parent))["path"] == str(tiny)
 
 
+@pytest.mark.full
 def test_unknown_kv_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
     config = {
         "model_type": "dbrx",

@@ -186,6 +186,7 @@ def test_processes_are_named(tiny: Path, tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.full
 def test_sigterm_ends_the_node_with_0_and_without_a_trace_back(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}) as node:
         node.wait_until_ready()

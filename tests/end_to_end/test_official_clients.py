@@ -204,9 +204,11 @@ def test_tokens_no_model_has_are_refused(client: openai.OpenAI) -> None:
 def test_text_and_tokens_are_each_others(node: RunningNode, tokenizer: Any) -> None:
     text = "Grüße 東京 🙂\n"
     tokens = node.ask("/tokenize", {"prompt": text}).json
-    assert tokens == {"tokens": tokenizer.encode(text), "count": len(tokenizer.encode(text))}
+    ids = tokenizer.encode(text)
+    assert tokens == {"tokens": ids, "count": len(ids), "max_model_len": 8192}
     assert node.ask("/v1/detokenize", {"tokens": tokens["tokens"]}).json == {"prompt": text}
-    assert node.ask("/tokenize", {"prompt": ""}).json == {"tokens": [], "count": 0}
+    nothing = node.ask("/tokenize", {"prompt": ""}).json
+    assert nothing == {"tokens": [], "count": 0, "max_model_len": 8192}
     assert node.ask("/detokenize", {"tokens": [999_999]}).status == 400
 
 

@@ -56,6 +56,7 @@ def judge(body: Poison, answer: Answer) -> None:
         assert json.loads(answer.body)["error"]["message"], where
 
 
+@pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_no_body_fells_a_child_or_makes_the_node_say_that_it_is_at_fault(
     poisoned: RunningNode,

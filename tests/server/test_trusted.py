@@ -35,6 +35,7 @@ FREE = {
     ("GET", "models"): None,
     ("GET", "models/m"): None,
     ("GET", "health"): None,
+    ("GET", "version"): None,
     ("GET", "cluster/health"): None,
     ("GET", "cache"): None,
     ("GET", "cluster/cache"): None,

@@ -194,6 +194,7 @@ def test_models_of_every_cache_are_bound(family: str, tmp_path: Path) -> None:
 # --- beside whom --------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_free_rows_say_what_they_say_without_bound_ones(tiny: EngineHarness) -> None:
     free = [asked(max_tokens=80, **fields) for fields in FREE]
     bound = [asked(schema(PERSON), seed=seed, temperature=seed % 2) for seed in range(4)]
