@@ -133,7 +133,8 @@ def computed(seat: Seat, tokens: Sequence[int]) -> list[Any]:
     return seat.bits(cache, len(tokens))
 
 
-@pytest.mark.parametrize("name", variants(["nano", "tiny", "latent"], ["nano"]))
+# Not "latent", whose wide passes move logits: such a model does not draft (`rounding.py`).
+@pytest.mark.parametrize("name", variants(["nano", "tiny"], ["nano"]))
 def test_records_of_rows_that_draft_are_those_of_rows_that_do_not(
     name: str, new_seat: Callable[..., Seat]
 ) -> None:
