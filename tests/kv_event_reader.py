@@ -185,7 +185,7 @@ class Subscriber:
         return ours == {name: report[name] for name in ours}
 
     def follow(self, report: Callable[[], dict[str, Any]], blocks: int | None = None) -> None:
-        """Receive until the node's report agrees; `blocks`: and until there are so many."""
+        """Receive until the node's report agrees; and until there are `blocks` of them."""
         end = time.monotonic() + DEADLINE
         while True:
             said = report()

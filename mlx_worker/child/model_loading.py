@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.kv_cost import KvCost
 
 PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
 """Errors that another try would meet again."""
@@ -102,21 +103,22 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
-    send(
-        [
-            Loaded(
-                context,
-                weight_bytes(model),
-                engine.unbatched,
-                kv,
-                weights,
-                dtype=weight_type(model),
-                no_speculation=engine.speculation.off,
-                pass_costs=engine.speculation.pass_costs,
-            )
-        ]
-    )
+    send([_loaded(context, model, engine, kv, weights)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
+
+
+def _loaded(context: int | None, model: Any, engine: Engine, kv: KvCost, weights: str) -> Loaded:
+    """Return what the front is told of a model that was loaded."""
+    return Loaded(
+        context,
+        weight_bytes(model),
+        engine.unbatched,
+        kv,
+        weights,
+        dtype=weight_type(model),
+        no_speculation=engine.speculation.off,
+        pass_costs=engine.speculation.pass_costs,
+    )
 
 
 def _block_reporter(

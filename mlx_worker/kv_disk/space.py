@@ -211,9 +211,13 @@ class Space:
         return True
 
     def _yielded_bytes(self, nbytes: int) -> int:
-        """Return how many bytes are left to another process before a record is written."""
+        """Return how many bytes are left to another process before a record is written.
+
+        None for a record that would not fit beside them: it would cost all that is stored.
+        """
         is_now = abs(self._now() - self._yielded_at) <= NEED_SECONDS
-        return self._yielded if nbytes and is_now else 0
+        fits = 0 < nbytes <= self.limits.capacity - self._yielded
+        return self._yielded if is_now and fits else 0
 
     def _say_need(self, opened: OpenedFolder, density: float) -> None:
         """Tell the other writers what found no room, unless a need as great was said just now."""

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.full
 
 TOKENS: Final = 72
 PASSES: Final = 2 + TOKENS // 8
-"""There are at least so many: two prompts are read, and no pass is wider than eight tokens."""
+"""The least number of passes: two prompts are read, and no pass is wider than eight tokens."""
 STRIDE: Final = rounds(3, 3, 1)
 BODIES: Final[list[dict[str, Any]]] = [
     {"temperature": 0},

@@ -56,7 +56,7 @@ async def test_the_messages_of_a_chat_are_tokenized_as_a_chat_reads_them(serve: 
             "add_special_tokens",
         ),
         ({"messages": []}, 400, "messages"),
-        ({"messages": [{"role": "nobody", "content": "a"}]}, 400, "messages[0].role"),
+        ({"messages": [{"role": "stranger", "content": "a"}]}, 400, "messages[0].role"),
     ],
 )
 async def test_messages_that_no_chat_has_are_not_tokenized(

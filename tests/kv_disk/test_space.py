@@ -351,6 +351,17 @@ def test_essential_records_of_two_models_share_the_folder(disk: Disk) -> None:
     assert min(shares) >= 15, shares
 
 
+def test_a_record_as_large_as_the_folder_is_stored_after_room_was_made(disk: Disk) -> None:
+    capacity = 64 * KIB
+    first, second = disk.open(capacity=capacity), disk.open(OTHER, capacity=capacity)
+    fill(first, [single(number, nbytes=KIB, seconds=1.0) for number in range(100)])
+    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is Outcome.FULL
+    first.maintain()
+    large = single(2000, nbytes=62 * KIB)
+    assert first.put(large, essential=True) is Outcome.STORED
+    assert is_right(large, first.get(large.address))
+
+
 def test_a_need_of_room_is_forgotten(disk: Disk) -> None:
     capacity = 64 * KIB
     first, second = disk.open(capacity=capacity), disk.open(OTHER, capacity=capacity)

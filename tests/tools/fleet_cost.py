@@ -262,7 +262,7 @@ async def poll(urls: Sequence[str], seconds: float) -> tuple[float, float]:
 
 
 def many(nodes: int, seconds: float, rounds: int) -> dict[str, float]:
-    """Return what a poller of so many nodes takes, and what it costs each of them."""
+    """Return what a poller of this number of nodes takes, and what it costs each of them."""
     with contextlib.ExitStack() as stack:
         counts = [min(A_PROCESS, nodes - at) for at in range(0, nodes, A_PROCESS)]
         served = [stack.enter_context(serving(count)) for count in counts]
