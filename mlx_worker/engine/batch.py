@@ -19,6 +19,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
 
 from mlx_worker.engine.checks.computation import Evidence
+from mlx_worker.engine.prefill import LARGEST_CHUNK, READERS
 from mlx_worker.engine.sampling import RowSampler, sample_rows
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 
 CLEAR_EVERY: Final = 2048
 """Tokens read, padding included, after which the device frees unused memory."""
+
+
+def batch_settings(rows: int) -> dict[str, Any]:
+    """Return the sizes of a batch that decodes `rows` rows at once."""
+    return {
+        "completion_batch_size": rows,
+        # Those that have read all but the last token still count with mlx_lm's readers.
+        "prefill_batch_size": min(2 * READERS, rows),
+        "prefill_step_size": LARGEST_CHUNK,
+    }
 
 
 class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
@@ -48,10 +59,15 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
     ) -> None:
         super().__init__(model, **settings)
         # Rows that are admitted later join these two, and take on their classes.
-        self._prompt_batch = _Readers.empty(model, self.sampler)
+        self._prompt_batch = self.readers.empty(model, self.sampler)
         self._prompt_batch.on_read = on_read
-        self._generation_batch = _Decoders.empty(model, self.sampler)
+        self._generation_batch = self._prompt_batch.decoders.empty(model, self.sampler)
         self._generation_batch.on_encoded = on_encoded
+
+    @property
+    def readers(self) -> type[_Readers]:
+        """Return the class of the rows while their prompts are read."""
+        return _Readers
 
     @property
     def decodes(self) -> bool:
@@ -65,6 +81,10 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         Not on a CPU: there, reading the results of a failed step raises its error.
         """
         return bool(self.stream.device.type == mx.DeviceType.gpu)
+
+    def clear_memory(self) -> None:
+        """Give unused memory back to the operating system."""
+        mx.clear_cache()
 
     def confirm(self) -> None:
         """Raise the error of earlier work of the device, if there was one.
@@ -87,6 +107,11 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
     stop_sequences: list[Any]
     on_read: Callable[[int, float], None]
     _places = 0
+
+    @property
+    def decoders(self) -> type[_Decoders]:
+        """Return the class of the rows once their prompts are read."""
+        return _Decoders
 
     def prompt(self, tokens: list[list[int]]) -> None:
         """Read these tokens, a list for each row."""
@@ -141,7 +166,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
 
     def generate(self, tokens: list[list[int]]) -> _Decoders:
         """Return all rows as decoders; `tokens` are the last of each prompt."""
-        decoders = _Decoders(
+        decoders = self.decoders(
             self.model,
             self.uids,
             mx.array([last for (last,) in tokens]),
@@ -201,7 +226,7 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         evidence_of_next = self.evidence_of(self.uids, own, own_normalizers)
         self._next_evidence = (evidence_of_next,)
         sampled = sample_rows(self._allowed(logprobs, inputs), self.samplers)
-        self._next_tokens = self._with_forced(sampled, inputs)
+        self._next_tokens = self._share(self._with_forced(sampled, inputs))
         self._next_logprobs = [
             logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
         ]
@@ -217,6 +242,10 @@ class _Decoders(GenerationBatch):  # type: ignore[misc]
         for held, token in zip(self.tokens, tokens, strict=True):
             held.append(token)
         return tokens, reported
+
+    def _share(self, tokens: mx.array) -> mx.array:
+        """Return the next tokens, as every process that computes this batch has them."""
+        return tokens
 
     def _allowed(self, logprobs: mx.array, inputs: mx.array) -> mx.array:
         """Return the log-probabilities to sample from: with a grammar, of allowed tokens only.

@@ -101,14 +101,23 @@ class CacheObserver(Protocol):
         """Handle that everything was cleared."""
 
 
+def copy_layers(kv: list[Any], surplus: int) -> list[Any]:
+    """Return a copy of KV, without its last `surplus` tokens."""
+    copied = copy.deepcopy(list(kv))
+    if surplus:
+        trim_prompt_cache(copied, surplus)
+    return copied
+
+
 class PromptCache:
     """Store the KV of prefixes, and find the longest known prefix of a prompt.
 
-    `observer` None: what becomes of entries is of no interest. `reserved` bytes of the budget are
-    for KV that is about to be stored.
+    `observer` None: what becomes of entries is of no interest. `copy_kv` copies KV that is fetched.
+    `reserved` bytes of the budget are for KV that is about to be stored.
     """
 
     observer: CacheObserver | None = None
+    copy_kv: Callable[[list[Any], int], list[Any]] = staticmethod(copy_layers)
     reserved = 0
 
     def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
@@ -149,10 +158,7 @@ class PromptCache:
         self._use(key)
         if self.observer is not None:
             self.observer.on_used(self._entries[key], length)
-        kv = copy.deepcopy(self._entries[key].kv)
-        if surplus := len(key) - length:
-            trim_prompt_cache(kv, surplus)
-        return kv, length
+        return self.copy_kv(self._entries[key].kv, len(key) - length), length
 
     def resident(self, tokens: list[int]) -> int:
         """Return the length of the longest known prefix of `tokens`."""
