@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.child.ranks.leading import OtherRanks
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
@@ -57,12 +58,14 @@ def load_model(
     folder = Path(load.path)
     before = folder_state(folder)
     try:
+        ranks = None if load.place is None else OtherRanks.gather(load.place, code.versions(), send)
         model, tokenizer, context = read_model(
             folder,
             on_progress=lambda done, total: send([LoadProgress(done, total)]),
             chat_template=load.chat_template,
             context_length=load.context_length,
             dtype=load.dtype,
+            keep_part=None if ranks is None else ranks.keep_part,
         )
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
@@ -71,7 +74,9 @@ def load_model(
         configured = (load.chat_template or "", load.tools) if _differs(load) else ()
         weights = model_identity(folder, model, configured)
         opening = _start_tier(load, model, weights, code)
-        kv = measure_kv_cost(model)
+        if ranks is not None:
+            ranks.wait_until_loaded(send)
+        kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
         disk = opening.wait() if opening else None
         engine = Engine(
             model,
@@ -85,6 +90,7 @@ def load_model(
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
             disk=disk,
+            ranks=None if ranks is None else ranks.log,
         )
         check_unchanged(folder, before)
         code.check_unchanged()

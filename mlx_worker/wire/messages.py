@@ -16,10 +16,11 @@ from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
+from mlx_worker.wire.rank_place import RankPlace
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 12
+PROTOCOL = 13
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -48,7 +49,8 @@ class Load(WireMessage, frozen=True):
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
     None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
-    the types in the files.
+    the types in the files. `place` is that of this process among several that compute the model
+    together; None: it computes the whole model.
     """
 
     model: str
@@ -63,6 +65,7 @@ class Load(WireMessage, frozen=True):
     remember_turns: bool = True
     disk: DiskCache | None = None
     dtype: str = ""
+    place: RankPlace | None = None
 
 
 class Generate(WireMessage, frozen=True):
@@ -175,6 +178,12 @@ class Hello(WireMessage, frozen=True):
     pid: int
     versions: dict[str, str]
     working_set: int | None = None
+
+
+class Gathering(WireMessage, frozen=True):
+    """Tell the port at which rank 0 waits for the other ranks of its model."""
+
+    port: int
 
 
 class LoadProgress(WireMessage, frozen=True):
@@ -352,6 +361,7 @@ class Pong(WireMessage, frozen=True):
 
 FromChild = (
     Hello
+    | Gathering
     | LoadProgress
     | Loaded
     | LoadFailed

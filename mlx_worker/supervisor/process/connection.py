@@ -25,6 +25,7 @@ from mlx_worker.wire.messages import (
     DetokenizeResult,
     DiskState,
     FromChild,
+    Gathering,
     Hello,
     Leave,
     Loaded,
@@ -49,7 +50,7 @@ FinalResponse = (
 )
 ResponseMessage = Started | PrefillProgress | PromptScores | RowOutput | FinalResponse
 """A message about an opened id."""
-ChildReport = Hello | LoadProgress | Loaded | LoadFailed | CacheState | DiskState | Pong
+ChildReport = Hello | Gathering | LoadProgress | Loaded | LoadFailed | CacheState | DiskState | Pong
 """A message about the child as a whole."""
 
 CLOSED_BY_NODE = "the pipe was closed by the node"
