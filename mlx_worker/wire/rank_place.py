@@ -17,7 +17,7 @@ class RankPlace(WirePart, frozen=True):
     """The place of a process among the ranks of its model.
 
     `host` is the address of this rank. `leader` is the address and port at which rank 0 waits for
-    the others; "" for rank 0 itself, which chooses the port. Only who knows the `secret` may join.
+    the others; "" for rank 0 itself, which chooses the port. A rank names the `secret` to join.
     """
 
     rank: int

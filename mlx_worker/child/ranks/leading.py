@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 16
 JOIN_SECONDS = 5.0
-"""Seconds in which a connection has to name itself: anybody may connect."""
+"""Seconds in which a connection has to name the secret: any program may connect."""
 
 
 class RankConnection:

@@ -104,6 +104,11 @@ class FollowingBatch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no typ
         self._generation_batch = _FollowingDecoders.empty(model, self.sampler)
         self.steps = 0
 
+    @property
+    def handles(self) -> set[int]:
+        """Return the handles of the KV that this rank keeps outside the batch."""
+        return set(self._kv)
+
     def carry_out(self, operation: AnyOperation) -> None:
         """Carry out one operation. Raises BadOperation or Diverged, or what mlx raises."""
         with mx.stream(self.stream):
@@ -152,7 +157,7 @@ class FollowingBatch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no typ
             [row.segments],
             [row.max_tokens],
             caches=[None if row.kv == NO_KV else self._of(row.kv)],
-            all_tokens=[row.tokens],
+            all_tokens=[list(row.tokens)],
             samplers=[_sampler(scorer)],
             stop_sequences=[EndTokens(row.ends)],
         )
