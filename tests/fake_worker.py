@@ -40,6 +40,7 @@ from mlx_worker.wire.messages import (
     DetokenizeResult,
     DiskCache,
     DiskState,
+    Gathering,
     Generate,
     Hello,
     Leave,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
 
 EXIT_AS_TOLD = 3
+GATHERING_PORT = 4711
 WEIGHT_BYTES = 123_456
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
@@ -339,6 +341,8 @@ class FakeWorker:
         load = await self._host.next_job()
         assert isinstance(load, Load)
         self._disk = load.disk
+        if load.place is not None and load.place.rank == 0:
+            self._host.send([Gathering(GATHERING_PORT)])
         self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             await self._host.hang()

@@ -107,7 +107,7 @@ class ModelRuntime:
         self._events = events
         self._ids = ids
         self._unary_calls = 0
-        self._stall = timings.stall
+        self._timings, self._pause = timings, pause
         self._disk_told: DiskCache | None = None
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
@@ -253,7 +253,7 @@ class ModelRuntime:
         config, pool = self.config, self._spare_pool
         if config.ranks == 1:
             return await pool.launch(callbacks, config.env)
-        group = RankGroup(callbacks, config.ranks, config.split, self._stall)
+        group = RankGroup(callbacks, config.ranks, config.split, self._timings, self._pause)
         return await group.start(
             lambda callbacks: pool.launch(callbacks, config.env),
             lambda callbacks: pool.launch_rank(callbacks, config.env),

@@ -32,14 +32,13 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.launch.launcher import Launch, Launched
     from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.supervisor.process.launch.stderr import StderrLine
+    from mlx_worker.supervisor.process.lifecycle import Timings
+    from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.ring_buffer import RingBuffer
     from mlx_worker.wire.messages import Load
     from mlx_worker.wire.rank_place import Split
 
 LOOPBACK: Final = "127.0.0.1"
-
-PING: Final = 1.0
-"""Seconds between two pings of a rank: its keeper ends a rank whose front is silent."""
 
 EXPLAINED_WITHIN: Final = 0.5
 """Seconds in which the process of a rank that has closed its pipe ends, and tells how."""
@@ -69,16 +68,23 @@ class RankGroup:
     """The processes of one model. `callbacks` are told of the group as of one process.
 
     `ranks` are the latest reports of all, () before rank 0 has reported.
-    `stall` is how many seconds a rank may be silent once the model is loaded.
+    A rank is pinged as often as a child, and may be silent as long as a child may stall, once the
+    model is loaded: its keeper ends a rank whose front is silent.
     """
 
     def __init__(
-        self, callbacks: ConnectionCallbacks, ranks: int, split: Split, stall: float
+        self,
+        callbacks: ConnectionCallbacks,
+        ranks: int,
+        split: Split,
+        timings: Timings,
+        pause: PauseDetector,
     ) -> None:
         self._callbacks = callbacks
         self._ranks = ranks
         self._split: Split = split
-        self._stall = stall
+        self._timings = timings
+        self._pause = pause
         self._secret = secrets.token_hex(16)
         self._loop = asyncio.get_running_loop()
         self.ranks: tuple[RankStatus, ...] = ()
@@ -199,13 +205,13 @@ class RankGroup:
         self._pings += 1
         now = self._loop.time()
         for follower in self._followers:
-            if self._is_loaded and now - follower.heard_at > self._stall:
-                silent = f"rank {follower.rank} is silent for {now - follower.heard_at:.1f} s"
-                self._end(Event.STALLED, silent)
+            silent = now - self._pause.after_last_pause(follower.heard_at)
+            if self._is_loaded and silent > self._timings.stall:
+                self._end(Event.STALLED, f"rank {follower.rank} is silent for {silent:.1f} s")
                 return
             if follower.hello is not None:
                 follower.connection.send(Ping(self._pings))
-        self._timer = self._loop.call_later(PING, self._ping)
+        self._timer = self._loop.call_later(self._timings.ping, self._ping)
 
     def _on_follower_end(self, follower: Follower, event: Event, reason: str) -> None:
         task = self._loop.create_task(self._explain(follower, event, reason))
