@@ -390,7 +390,7 @@ SPECS: Mapping[str, tuple[Spec, Family]] = {
     # A layer of gated linear attention, then one of ordinary attention.
     "delta": (SMALL, QWEN3_NEXT),
     # Of a family that mlx_lm splits over processes both ways: by heads and by layers.
-    "pipelined": (replace(SMALL, layers=5, heads=4, hidden=64, seed=6), QWEN2),
+    "pipelined": (replace(SMALL, layers=3, heads=4, seed=3), QWEN2),
     # Attention whose keys and values are made of one latent vector a token.
     "latent": (replace(SMALL, seed=1), DEEPSEEK_V3),
     # No attention at all.

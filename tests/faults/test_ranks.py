@@ -36,8 +36,11 @@ ASKED: Final = {
     "temperature": 0.8,
     "seed": 5,
 }
-KILLED_AT: Final = 10
+SOME_EVENT: Final = 10
 """Events of the stream that have been read by then."""
+
+IDLE_CPU: Final = 0.1
+"""Seconds of CPU: far less than a rank that waits in a collective takes."""
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +109,75 @@ def test_two_ranks_say_what_one_process_says(node: RunningNode) -> None:
     assert len(set(alone)) == len(alone)
 
 
+class Strike:
+    """A signal to one process of the model "two", once the stream has come to an event."""
+
+    def __init__(
+        self, node: RunningNode, part: str, number: signal.Signals, at: int = SOME_EVENT
+    ) -> None:
+        eventually(lambda: node.model("two")["state"] == "ready")
+        self._node = node
+        self._restarts = node.model("two")["restarts"]
+        self._parts = processes_of(node)
+        self._pid = self._parts[part].pid
+        self._number = number
+        self._at = at
+
+    def __call__(self, events: int) -> None:
+        if events == self._at:
+            os.kill(self._pid, self._number)
+
+    def check(self) -> None:
+        """There was one restart, and no process from before is left."""
+        assert self._node.model("two")["restarts"] == self._restarts + 1
+        eventually(lambda: all(has_ended(process) for process in self._parts.values()))
+
+
+@pytest.fixture(scope="module")
+def expected(node: RunningNode) -> str:
+    text = asyncio.run(streamed(node, "one"))
+    assert len(text.split()) > 60
+    return text
+
+
+@pytest.mark.parametrize("number", variants([signal.SIGKILL, signal.SIGSTOP], [signal.SIGKILL]))
 @pytest.mark.parametrize("part", variants(["rank 1", "rank 0", "keeper"], ["rank 1"]))
-def test_the_kill_of_any_process_of_a_model_is_a_pause(node: RunningNode, part: str) -> None:
-    eventually(lambda: node.model("two")["state"] == "ready")
-    expected = asyncio.run(streamed(node, "one"))
-    before = node.model("two")
-    parts = processes_of(node)
-
-    def strike(events: int) -> None:
-        if events == KILLED_AT:
-            os.kill(parts[part].pid, signal.SIGKILL)
-
+def test_end_or_stop_of_any_process_of_a_model_is_a_pause(
+    node: RunningNode, expected: str, part: str, number: signal.Signals
+) -> None:
+    strike = Strike(node, part, number)
     assert asyncio.run(streamed(node, "two", strike)) == expected
-    assert node.model("two")["restarts"] == before["restarts"] + 1
-    eventually(lambda: all(has_ended(process) for process in parts.values()))
+    strike.check()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("at", range(1, 101, 5))
+def test_kill_at_any_token_loses_and_repeats_none(
+    node: RunningNode, expected: str, at: int
+) -> None:
+    strike = Strike(node, "rank 1" if at % 2 else "rank 0", signal.SIGKILL, at)
+    assert asyncio.run(streamed(node, "two", strike)) == expected
+    strike.check()
+
+
+@pytest.mark.full
+def test_three_ranks_with_layers_each_say_what_one_process_says(
+    folder: Path, tmp_path: Path, expected: str
+) -> None:
+    with running_node(
+        tmp_path, {"three": folder}, extra='ranks = 3\nsplit = "pipeline"'
+    ) as running:
+        running.wait_until_ready()
+        assert [rank["rank"] for rank in running.model("three")["ranks"]] == [0, 1, 2]
+        assert asyncio.run(streamed(running, "three")) == expected
+
+
+@pytest.mark.full
+def test_idle_ranks_take_no_cpu(node: RunningNode) -> None:
+    eventually(lambda: node.model("two")["state"] == "ready")
+    rank = processes_of(node)["rank 1"]
+    before = rank.cpu_times()
+    began = asyncio.run(streamed(node, "one"))  # some seconds of work elsewhere
+    assert began
+    after = rank.cpu_times()
+    assert after.user + after.system - before.user - before.system < IDLE_CPU

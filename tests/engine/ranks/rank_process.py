@@ -1,7 +1,7 @@
-"""One rank of a model, in a process of its own: `FOLDER SPLIT RANK FDS ADDRESS…`.
+"""One rank of a model, in a process of its own: `PLAY FOLDER SPLIT RANK FDS ADDRESS…`.
 
 `FDS`, joined by commas, are sockets of operations: to each other rank, or else to rank 0. Rank 0
-runs the scenarios and prints what they return as JSON.
+calls the function `PLAY` of `scenarios` and prints what it returns as JSON.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from mlx_worker.engine.ranks.leading import OperationLog
 from mlx_worker.engine.ranks.operations import operation_frames
 from mlx_worker.engine.ranks.ring import join_ring
 from mlx_worker.engine.ranks.split import keep_part
-from tests.engine.ranks.scenarios import CONCURRENCY, run_all
+from tests.engine.ranks import scenarios
+from tests.engine.ranks.scenarios import CONCURRENCY
 
 if TYPE_CHECKING:
     from mlx_worker.wire.rank_place import Split
 
 
 def main() -> None:
-    folder, kind, rank, fds, *addresses = sys.argv[1:]
+    play, folder, kind, rank, fds, *addresses = sys.argv[1:]
     split: Split = "pipeline" if kind == "pipeline" else "tensor"
     sockets = [socket.socket(fileno=int(fd)) for fd in fds.split(",")]
     group = join_ring(int(rank), addresses)
@@ -52,7 +53,7 @@ def main() -> None:
         max_concurrency=CONCURRENCY,
         ranks=OperationLog(send),
     )
-    print(json.dumps(run_all(engine, tokenizer)))  # noqa: T201
+    print(json.dumps(getattr(scenarios, play)(engine, tokenizer)))  # noqa: T201
 
 
 def follow(batch: FollowingBatch, log: socket.socket) -> None:

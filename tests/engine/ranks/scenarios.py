@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.prompt import render, system_prefix_tokens
 from mlx_worker.wire.messages import Started
 from mlx_worker.wire.output import Done, StepOutput
-from mlx_worker.wire.request import ChatRequest, Sampling
+from mlx_worker.wire.request import ChatRequest, PromptScoring, Sampling
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ CONCURRENCY = 8
 Said = dict[int, list[int | str]]
 """The tokens of each id, and at last how it ended."""
 
+COMPANY = 560
+"""Requests; about a tenth of them are cancelled."""
+
 SYSTEM = "You are an old river. " + " ".join(WORDS[:60])
 
 
@@ -25,12 +29,34 @@ def run_all(engine: Engine, tokenizer: Any) -> dict[str, Any]:
     """Run every scenario on the same engine, one after the other."""
     return {
         scenario.__name__: scenario(engine, tokenizer)
-        for scenario in (alone, crowd, prefixes, warmed, cancelled, sampled, cleared)
+        for scenario in (alone, crowd, prefixes, warmed, cancelled, sampled, scored, cleared)
     }
 
 
+def company(engine: Engine, tokenizer: Any) -> Said:
+    """Many requests in random company: prefixes are shared, some are cancelled.
+
+    What is asked does not depend on the ranks, so that each answer can be compared.
+    """
+    draw = random.Random(7)
+    said: Said = {}
+    for id_ in range(COMPANY):
+        system = " ".join(WORDS[: 20 * draw.randrange(4)]) or None
+        start, length = draw.randrange(100), draw.choice([1, 2, 3, 30, 70, 150])
+        text = " ".join(WORDS[(start + i) % len(WORDS)] for i in range(length))
+        request = chat(f"{id_} {text}", system=system, max_tokens=draw.randint(1, 40))
+        admit(engine, tokenizer, id_, request)
+        for _ in range(draw.randrange(6)):
+            collect(said, engine.step())
+        if draw.random() < 0.1:
+            engine.cancel(id_ - draw.randrange(4))
+        if draw.random() < 0.02:
+            engine.clear_cache()
+    return drain(engine, said)
+
+
 def alone(engine: Engine, tokenizer: Any) -> Any:
-    admit(engine, tokenizer, 1, chat("Hello", max_tokens=150))
+    admit(engine, tokenizer, 1, chat("Hello", max_tokens=100))
     return drain(engine)
 
 
@@ -83,6 +109,14 @@ def sampled(engine: Engine, tokenizer: Any) -> Any:
     settings: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9, "frequency_penalty": 0.5}
     for id_ in range(3):
         admit(engine, tokenizer, id_, chat("Hello", max_tokens=30, seed=id_, **settings))
+    return drain(engine)
+
+
+def scored(engine: Engine, tokenizer: Any) -> Any:
+    """A prompt whose tokens get log-probabilities, beside one whose do not."""
+    scoring = PromptScoring(echoed=0)
+    admit(engine, tokenizer, 1, chat(" ".join(WORDS[:90]), max_tokens=8, prompt_scoring=scoring))
+    admit(engine, tokenizer, 2, chat(" ".join(WORDS[9:70]), max_tokens=8))
     return drain(engine)
 
 
