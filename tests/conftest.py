@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from mlx_worker.kv_disk.place import FOLDER_VARIABLE
 from tests.markers import StartedProcesses, by_cost, markers_of
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 # No node of any test finds the user's KV on disk: /dev/null is no folder. Processes inherit this. A
 # test about KV on disk names a folder of its own by `[cache] path`.
 os.environ[FOLDER_VARIABLE] = os.devnull
+
+# How long an example may take says more of the machine than of the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

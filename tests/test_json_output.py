@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_typ
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_worker.api.admin import log_buffer, schemas
@@ -71,7 +71,6 @@ def read(written: bytes) -> str:
 
 
 @pytest.mark.parametrize("kind", [kind for module in MODULES for kind in structs_of(module)])
-@settings(deadline=None)
 @given(data=st.data())
 def test_an_answer_of_any_type_reads_as_msgspec_writes_it(
     kind: type[msgspec.Struct], data: st.DataObject
@@ -81,14 +80,12 @@ def test_an_answer_of_any_type_reads_as_msgspec_writes_it(
     assert read(encode({"of": [answer]})) == read(msgspec.json.encode({"of": [answer]}))
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_any_value_reads_as_msgspec_writes_it(value: Any) -> None:
     assert read(encode(value)) == read(msgspec.json.encode(value))
     assert read(encode_with_str(value)) == read(msgspec.json.encode(value))
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_text_has_the_bytes_that_msgspec_writes(text: str) -> None:
     assert encode_text(text) == encode(text) == msgspec.json.encode(text)

@@ -1,4 +1,4 @@
-"""The bytes of the whole folder, and the bytes written today: shared by all children of a node.
+"""What all children of a node share: the folder's bytes, those written today, who needs room.
 
 Children that write into one folder take turns by a lock on `ROOT/account`, held for one write.
 The sizes of all files are measured anew each time, so a crash leaves no sum that is wrong. [both]
@@ -13,6 +13,7 @@ import os
 import stat
 import struct
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.kv_disk.folder import open_file
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 NAME: Final = "account"
 DAY: Final = 86_400
 
-_FIELDS: Final = struct.Struct("<8sqQ")
+_FIELDS: Final = struct.Struct("<8sqQ16sdd")
 _MAGIC: Final = b"MLXWKVAC"
 _CHECK_BYTES: Final = 8
 _SECONDS: Final = 2.0
@@ -32,6 +33,27 @@ _PAUSE: Final = 0.001
 
 class AccountBusy(Exception):
     """Another process held the account for too long: stopped, perhaps."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A record that found no room, because other identities in use have filled the folder."""
+
+    identity: bytes
+    density: float
+    """Seconds that a byte of the record saves; infinite for an essential record."""
+
+    at: float
+
+
+NO_NEED: Final = Need(bytes(16), 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Content:
+    day: int
+    written: int
+    need: Need = NO_NEED
 
 
 class Account:
@@ -66,23 +88,37 @@ class Account:
 
     def written_today(self, budget: int) -> int:
         """Return the bytes written today; all of `budget` where the account is damaged."""
-        return self._load(budget)[1]
+        return self._load(budget).written
+
+    def need(self, budget: int) -> Need:
+        """Return the need of room that was said last."""
+        return self._load(budget).need
+
+    def say_need(self, need: Need, budget: int) -> None:
+        """Say to the other writers that a record found no room; NO_NEED if one has made room."""
+        self._save(replace(self._load(budget), need=need))
 
     def charge(self, nbytes: int, budget: int) -> int:
         """Add bytes to what was written today, and return the sum."""
-        day, written = self._load(budget)
-        written = min(written + nbytes, (1 << 64) - 1)
-        fields = _FIELDS.pack(_MAGIC, day, written)
+        content = self._load(budget)
+        written = min(content.written + nbytes, (1 << 64) - 1)
+        self._save(replace(content, written=written))
+        return written
+
+    def _save(self, content: _Content) -> None:
+        need = content.need
+        fields = _FIELDS.pack(
+            _MAGIC, content.day, content.written, need.identity, need.density, need.at
+        )
         descriptor = open_file(self._root, NAME, os.O_RDWR | os.O_CREAT)
         try:
             length = os.pwrite(descriptor, fields + _check(fields), 0)
             os.ftruncate(descriptor, length)  # an account that is too long is damaged for ever
         finally:
             os.close(descriptor)
-        return written
 
-    def _load(self, budget: int) -> tuple[int, int]:
-        """Return the day and its bytes.
+    def _load(self, budget: int) -> _Content:
+        """Return the day, its bytes, and the need of room.
 
         A clock that goes back does not start a day anew: the bytes stay charged. After a step of
         more than a day the count goes on under the new date.
@@ -94,14 +130,14 @@ class Account:
         finally:
             os.close(descriptor)
         if not content:
-            return today, 0
+            return _Content(today, 0)
         fields = content[: _FIELDS.size]
         if len(content) != _FIELDS.size + _CHECK_BYTES or content[_FIELDS.size :] != _check(fields):
-            return today, budget
-        _, day, written = _FIELDS.unpack(fields)
+            return _Content(today, budget)
+        _, day, written, *need = _FIELDS.unpack(fields)
         if today > day:
-            return today, 0
-        return (day if day - today <= 1 else today), written
+            return _Content(today, 0, Need(*need))
+        return _Content(day if day - today <= 1 else today, written, Need(*need))
 
 
 def _locked(descriptor: int) -> bool:

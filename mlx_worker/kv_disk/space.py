@@ -6,11 +6,13 @@ All calls belong to the thread that writes, and are made while the account is he
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
+from mlx_worker.kv_disk.account import NO_NEED, Need
 from mlx_worker.kv_disk.eviction import (
     Victim,
     remove_resting,
@@ -37,6 +39,9 @@ _PIECE: Final = 8
 
 TRIAL: Final = bytes(4096)
 """What is written to see if a disk that failed works again."""
+
+NEED_SECONDS: Final = 60.0
+"""How long a need of room is heard by the others."""
 
 _RESCUED_PART: Final = 4
 _RESCUED_DENSITY: Final = 4.0
@@ -84,6 +89,8 @@ class Space:
         self._free_bytes = free_bytes
         large = max(limits.segment_bytes, limits.capacity // _MOST_SEGMENTS)
         self._segment_bytes = max(1, min(large, limits.capacity // _LEAST_SEGMENTS))
+        self._yielded = 0
+        self._yielded_at = 0.0
         self.evicted_segments = 0
         self.total_bytes = 0
         self.written_today = 0
@@ -127,13 +134,33 @@ class Space:
         """
         if nbytes > self.limits.capacity:
             return False
-        while not self._fits(opened, nbytes):
+        while not self._fits(opened, nbytes + self._yielded_bytes(nbytes)):
             victim = self._victim(opened)
             if victim is None or (least is not None and victim.density > least):
+                if nbytes:
+                    self._say_need(opened, math.inf if least is None else least)
                 return False
+            if not victim.folder:  # another process may have what is worth less
+                self._say_need(opened, victim.density)
             if not self._evict(opened, victim, nbytes):
                 return False
         return True
+
+    def yield_room(self, opened: OpenedFolder) -> None:
+        """Evict a segment that is worth less than what another process has no room for.
+
+        No process removes what another has open: each removes its own.
+        """
+        budget = self.limits.writes_per_day
+        need = opened.account.need(budget)
+        is_now = abs(self._now() - need.at) <= NEED_SECONDS
+        if not is_now or need.identity == bytes.fromhex(opened.name):
+            return
+        victim = self._victim(opened)
+        if victim is not None and victim.density < need.density:
+            self._evict(opened, victim, 0)
+            opened.account.say_need(NO_NEED, budget)
+            self._yielded, self._yielded_at = victim.size, self._now()
 
     def try_write(self, opened: OpenedFolder) -> bool:
         """Write and remove a small file as a record would be written; False if that says nothing.
@@ -182,6 +209,19 @@ class Space:
                 self._charge(opened, size)
                 return opened.save_index(pieces)
         return True
+
+    def _yielded_bytes(self, nbytes: int) -> int:
+        """Return how many bytes are left to another process before a record is written."""
+        is_now = abs(self._now() - self._yielded_at) <= NEED_SECONDS
+        return self._yielded if nbytes and is_now else 0
+
+    def _say_need(self, opened: OpenedFolder, density: float) -> None:
+        """Tell the other writers what found no room, unless a need as great was said just now."""
+        now, budget = self._now(), self.limits.writes_per_day
+        need = opened.account.need(budget)
+        if need.density < density or not 0 <= now - need.at <= NEED_SECONDS / 2:
+            own = bytes.fromhex(opened.name)
+            opened.account.say_need(Need(own, density, now), budget)
 
     def _charge(self, opened: OpenedFolder, nbytes: int) -> None:
         self.written_today = opened.account.charge(nbytes, self.limits.writes_per_day)

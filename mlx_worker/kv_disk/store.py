@@ -271,6 +271,7 @@ class DiskStore:
                 self._folder.opened.check_path()
                 with self._folder.opened.account.held():
                     self._folder.space.make_room(self._folder.opened, 0, None)
+                    self._folder.space.yield_room(self._folder.opened)
                     self._folder.space.measure(self._folder.opened)
                     if self._folder.availability.reason and self._folder.space.try_write(
                         self._folder.opened

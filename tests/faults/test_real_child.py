@@ -146,7 +146,7 @@ def state(node: RunningNode) -> str:
 
 
 @pytest.mark.parametrize("fault", SOME)
-@pytest.mark.parametrize("moment", variants(MOMENTS, ["decode"]))
+@pytest.mark.parametrize("moment", variants(MOMENTS, []))
 def test_a_fault_while_it_works_is_a_pause(
     faulty: RunningNode, folder: Path, expected: list[str], moment: str, fault: str
 ) -> None:

@@ -51,7 +51,6 @@ def compare(model: Model, cases: int, concurrency: SearchStrategy[int]) -> None:
         @seed(number)
         @settings(
             max_examples=ROUND,
-            deadline=None,
             database=None,
             phases=PHASES,
             print_blob=False,

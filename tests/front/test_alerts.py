@@ -46,6 +46,7 @@ async def test_an_alert_names_only_what_the_node_says(serve: Serve, rule: dict[s
     assert named <= said | OF_PROMETHEUS
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_prometheus_itself_accepts_the_alerts() -> None:
     promtool = shutil.which("promtool")

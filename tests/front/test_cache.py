@@ -147,6 +147,30 @@ async def test_clearing_one_model_leaves_the_other(serve: Serve) -> None:
     assert (models["a"]["tokens"], models["b"]["tokens"]) == (0, 4)
 
 
+async def test_a_child_that_is_busy_keeps_no_other_from_clearing(serve: Serve, hold: Fifo) -> None:
+    front = await serve("--hold-warm", hold.path, models=(model("a"), model("b")))
+    hold.let(1)
+    await front.ask("/cache/warm", {"system_prompt": PROMPT, "model": "b"})
+    warming = asyncio.ensure_future(
+        front.ask("/cache/warm", {"system_prompt": PROMPT, "model": "a"})
+    )
+
+    async def begun() -> bool:
+        return front.node.models["a"].child.open_ids == 1
+
+    await eventually(begun)
+    clearing = asyncio.ensure_future(front.ask("/cache", method="DELETE"))
+
+    async def cleared() -> bool:
+        return bool((await front.ask("/cache")).json["models"]["b"]["tokens"] == 0)
+
+    await eventually(cleared)
+    assert not clearing.done()
+    hold.let(1)
+    assert (await soon(clearing)).status == 200
+    await soon(warming)
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_the_cache_of_an_unknown_model_is_a_404(serve: Serve, method: str) -> None:
     answer = await (await serve(wait=False)).ask("/cache?model=gpt-4o", method=method)

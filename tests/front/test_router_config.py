@@ -49,6 +49,7 @@ def checked(*command_: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 def test_haproxy_takes_its_configuration(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
@@ -58,6 +59,7 @@ def test_haproxy_takes_its_configuration(tmp_path: Path) -> None:
         checked("haproxy", "-c", "-f", file)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "nodes.conf").write_text(run("router-config", "--for", "nginx", *NODES).said)

@@ -36,7 +36,6 @@ METHODS = {
 
 HALF = settings(
     max_examples=COUNT // 2,
-    deadline=None,
     database=None,
     derandomize=not IN_FULL,
     # The node is the same for all, which is the point: one body must not spoil it for the next.

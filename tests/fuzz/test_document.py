@@ -54,7 +54,6 @@ CASES = max(4, COUNT // 50)
 
 CHOSEN = settings(
     max_examples=CASES,
-    deadline=None,
     database=None,
     derandomize=not IN_FULL,
     suppress_health_check=[*HealthCheck],  # some operations have a single case, some large ones

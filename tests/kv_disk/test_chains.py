@@ -44,7 +44,7 @@ def best_of_all(store: DiskStore, tokens: list[int], kinds: frozenset[Kind]) -> 
 
 
 @given(st.lists(st.tuples(prompts, st.booleans()), max_size=5), prompts, needed)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_longest_prefix_is_found(
     stored: list[tuple[list[int], bool]], tokens: list[int], kinds: frozenset[Kind]
 ) -> None:

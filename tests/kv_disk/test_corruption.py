@@ -86,9 +86,10 @@ def replace_with_noise(path: Path, chooser: random.Random) -> None:
 
 
 def put_under_another_name(path: Path, chooser: random.Random) -> None:
-    """A torn rename, or a file of the other identity."""
-    others = sorted(other for other in path.parents[1].rglob("*") if other.is_file())
-    shutil.copyfile(chooser.choice([other for other in others if other != path]), path)
+    """A torn rename, or a file of the other identity, if another file is left."""
+    files = sorted(file for file in path.parents[1].rglob("*") if file.is_file())
+    if others := [file for file in files if file != path]:
+        shutil.copyfile(chooser.choice(others), path)
 
 
 def repeat_a_part(path: Path, chooser: random.Random) -> None:

@@ -44,7 +44,7 @@ def expected(states: dict[int, str], name: str, number: int) -> None:
 
 
 @given(st.lists(calls, max_size=25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_store_holds_what_a_dictionary_would(listed: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         disk = Disk(Path(folder) / "kv")

@@ -158,6 +158,7 @@ def test_the_plist_fits_the_configuration(config: Config, *, daemon: bool) -> No
     assert plist.get("UserName") == ("somebody" if daemon else None)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("plutil") is None, reason="plutil is on a Mac only")
 def test_plutil_finds_nothing_wrong(config: Config, tmp_path: Path) -> None:
     file = tmp_path / "it.plist"

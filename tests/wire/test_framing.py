@@ -211,7 +211,7 @@ def test_the_beginning_of_the_next_message_waits_for_its_rest() -> None:
     assert list(frames.feed(second[6:])) == [CacheCleared(2)]
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(
     said=st.lists(st.sampled_from(FROM_CHILD), max_size=6),
     sizes=st.lists(st.integers(min_value=1, max_value=200), min_size=1, max_size=30),
@@ -278,7 +278,7 @@ def test_a_frame_that_is_no_message_is_garbage(payload: bytes) -> None:
 
 
 @each_ear
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(payload=st.binary(min_size=1, max_size=64))
 def test_random_bytes_are_a_message_or_garbage(ear: Callable[[], Ear], payload: bytes) -> None:
     try:
@@ -288,7 +288,7 @@ def test_random_bytes_are_a_message_or_garbage(ear: Callable[[], Ear], payload: 
     assert len(heard) == 1
 
 
-@settings(derandomize=True, deadline=None, max_examples=rounds(125, 500, 500))
+@settings(derandomize=True, max_examples=rounds(125, 500, 500))
 @given(message=st.sampled_from(FROM_CHILD), data=st.data())
 def test_a_message_with_one_wrong_byte_is_a_message_or_garbage(
     message: WireMessage, data: st.DataObject
@@ -303,7 +303,7 @@ def test_a_message_with_one_wrong_byte_is_a_message_or_garbage(
 
 
 @each_ear
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(noise=st.binary(max_size=64))
 def test_noise_without_frames_waits_or_is_garbage(ear: Callable[[], Ear], noise: bytes) -> None:
     frames = ear()

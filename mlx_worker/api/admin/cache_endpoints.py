@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -59,7 +60,9 @@ async def cache_clear(request: web.Request) -> web.Response:
     node = request.app[CONTEXT].node
     named = _model_in_query(request)
     models = [named] if named else list(node.models.values())
-    cleared = [model for model in models if await node.client.clear(model)]
+    # Together: a child that hangs keeps no other from clearing.
+    answers = await asyncio.gather(*map(node.client.clear, models))
+    cleared = [model for model, is_cleared in zip(models, answers, strict=True) if is_cleared]
     if (folder := node.disk_cache) is not None:
         running = [model for model in node.models.values() if model.child.serving]
         await clear_stored(folder, models, cleared, running, all_=named is None)

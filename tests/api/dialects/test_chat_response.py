@@ -124,7 +124,7 @@ def test_delta_text_survives_encoding(text: str) -> None:
     assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(text=st.text())
 def test_delta_text_of_any_characters_survives_encoding(text: str) -> None:
     assert delta_of("nano", text)["choices"][0]["delta"] == {"content": text}

@@ -33,6 +33,7 @@ from mlx_worker.limits import CALL_VALUES, CONSTRAINT_BYTES, TEMPLATE_VALUES, TO
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.wire.request import LoopRule
 from tests.loop_clock import LoopClock
+from tests.rounds import variants
 from tests.supervisor_harness import PLENTY, alive, eventually, planned, running, scripted, soon
 
 PLAIN = ModelTerms(Defaults(), RequestCapacity("m", 5), ModelSettings(None, {}, (), {}, None))
@@ -209,7 +210,11 @@ def costly(field: str, count: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("field", "most"),
-    [("chat_template_kwargs", TEMPLATE_VALUES), ("tools", TOOL_VALUES), ("messages", CALL_VALUES)],
+    [
+        ("chat_template_kwargs", TEMPLATE_VALUES),
+        pytest.param("tools", TOOL_VALUES, marks=pytest.mark.full),
+        pytest.param("messages", CALL_VALUES, marks=pytest.mark.full),
+    ],
 )
 async def test_too_many_template_values_are_refused_with_the_body(
     parser: Parser, field: str, most: int
@@ -370,17 +375,18 @@ def framed(payload: bytes) -> bytes:
     return parser_frames.frame_header(payload) + payload
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        b"\xff" * 8,
-        b"short",
-        parser_frames.frame_header(b"a frame") + b"cut",
-        framed(b"\xc1") + framed(b""),
-        framed(b"\x80") + framed(b""),
-        framed(b"\x82\xa3ask\x81\xa3ask\xa4Evil\xa6models\x80") + framed(b""),
-    ],
-)
+UNKNOWN_QUESTION = framed(b"\x82\xa3ask\x81\xa3ask\xa4Evil\xa6models\x80") + framed(b"")
+INVALID_QUESTIONS = [
+    b"\xff" * 8,
+    b"short",
+    parser_frames.frame_header(b"a frame") + b"cut",
+    framed(b"\xc1") + framed(b""),
+    framed(b"\x80") + framed(b""),
+    UNKNOWN_QUESTION,
+]
+
+
+@pytest.mark.parametrize("written", variants(INVALID_QUESTIONS, [b"short", UNKNOWN_QUESTION]))
 def test_process_exits_with_an_error_at_an_invalid_question(written: bytes) -> None:
     done = subprocess.run(COMMAND, input=written, capture_output=True, check=False, timeout=100)
     assert (done.returncode, done.stdout) == (parser_process.NO_QUESTION, b"")

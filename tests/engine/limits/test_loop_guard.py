@@ -50,7 +50,7 @@ PIECES = st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.inte
 
 
 @given(rule=RULES, pieces=st.lists(PIECES, max_size=6))
-@settings(max_examples=rounds(150, 2_000, 20_000), deadline=None)
+@settings(max_examples=rounds(150, 2_000, 20_000))
 def test_loop_guard_repeated_pieces_ends_where_the_definition_does(
     rule: LoopRule, pieces: list[tuple[list[int], int]]
 ) -> None:
@@ -59,7 +59,7 @@ def test_loop_guard_repeated_pieces_ends_where_the_definition_does(
 
 
 @given(rule=RULES, tokens=st.lists(st.integers(0, 1), max_size=160))
-@settings(max_examples=rounds(60, 1_000, 10_000), deadline=None)
+@settings(max_examples=rounds(60, 1_000, 10_000))
 def test_loop_guard_two_tokens_ends_where_the_definition_does(
     rule: LoopRule, tokens: list[int]
 ) -> None:

@@ -256,7 +256,7 @@ def test_end_of_thinking_is_as_the_template_writes_it(tmp_path: Path) -> None:
         max_size=30,
     ),
 )
-@settings(max_examples=rounds(100, 1_000, 10_000), deadline=None)
+@settings(max_examples=rounds(100, 1_000, 10_000))
 def test_budget_of_any_answer_counts_as_its_text_does(
     tokenizer: Any, state: str, limit: int, pieces: list[str]
 ) -> None:

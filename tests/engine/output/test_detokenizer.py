@@ -125,7 +125,7 @@ def test_answer_to_a_chat_begins_without_the_first_space(
 
 
 @pytest.mark.parametrize("make", [byte_level, sentencepiece])
-@settings(deadline=None, max_examples=rounds(15, 60, 60))
+@settings(max_examples=rounds(15, 60, 60))
 @given(data=st.binary(max_size=12))
 def test_bytes_in_any_order_are_the_text_that_utf_8_makes_of_them(
     make: Callable[[], Any], data: bytes

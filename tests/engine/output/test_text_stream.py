@@ -425,7 +425,7 @@ def _joined(spans: list[Any]) -> list[Any]:
     return joined
 
 
-@settings(derandomize=True, deadline=None, max_examples=rounds(150, 600, 600))
+@settings(derandomize=True, max_examples=rounds(150, 600, 600))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_any_text_however_cut_is_what_it_is_read_at_once(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason
@@ -439,7 +439,7 @@ def test_any_text_however_cut_is_what_it_is_read_at_once(
     assert spans == read_at_once(text.removeprefix(" "), stop, natural)
 
 
-@settings(derandomize=True, deadline=None, max_examples=rounds(75, 300, 300))
+@settings(derandomize=True, max_examples=rounds(75, 300, 300))
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200), max_size=12), stop=STOPS, natural=ENDS)
 def test_a_stream_replayed_to_any_token_goes_on_as_it_would_have(
     tokenizer: Any, text: str, cuts: list[int], stop: tuple[str, ...], natural: FinishReason

@@ -46,8 +46,11 @@ VERSIONS: Final = {"mlx": "1", "mlx-lm": "1"}
 
 
 def swap_segments(path: Path, chooser: random.Random) -> None:
-    """Exchange two files of the folder."""
-    other = chooser.choice([file for file in path.parent.iterdir() if file != path])
+    """Exchange two files of the folder, if another file is left."""
+    others = sorted(file for file in path.parent.iterdir() if file != path)
+    if not others:
+        return
+    other = chooser.choice(others)
     aside = path.with_name("aside")
     path.rename(aside)
     other.rename(path)

@@ -324,7 +324,7 @@ class Crowd:
         assert (self.admission.running, self.admission.queued) == (0, 0)
 
 
-@settings(derandomize=True, deadline=None, max_examples=rounds(75, 300, 300))
+@settings(derandomize=True, max_examples=rounds(75, 300, 300))
 @given(
     places=st.integers(1, 3),
     max_queue=st.integers(0, 4),

@@ -103,7 +103,7 @@ def exact(value: Any) -> Any:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.sampled_from(DTYPES), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_cache_comes_back_bit_by_bit(steps: list[int], dtype: Any, data: st.DataObject) -> None:
     tokens = sum(steps)
     cache = filled(steps, dtype)
