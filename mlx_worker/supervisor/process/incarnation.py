@@ -231,6 +231,9 @@ class Incarnation:
     async def _reap(self, launched: Launched) -> None:
         code = await launched.process.wait()
         how = describe_exit(code)
+        if self._group is not None:
+            # Rank 0 cannot go on without the others, and ends too.
+            how = self._group.failure or how
         # The pipes may still hold what the process wrote last, and why it ended.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STDERR_TIMEOUT):

@@ -58,10 +58,26 @@ class Follower:
         self.hello: Hello | None = None
         self.pong: Pong | None = None
         self.heard_at = asyncio.get_running_loop().time()
+        self._is_killed = False
 
     def end(self) -> None:
         """Close the pipe: the keeper ends the rank, and itself."""
         self.connection.close()
+
+    def kill(self) -> None:
+        """End a keeper that does not end by itself."""
+        self._is_killed |= self.process.returncode is None
+        self.process.kill()
+
+    @property
+    def failure(self) -> str:
+        """Return how the rank ended by itself; "" while it runs, or if it was ended."""
+        code = self.process.returncode
+        if not code or self._is_killed:
+            return ""
+        how = describe_exit(code if code < SIGNALLED else SIGNALLED - code)
+        cause = self.stderr_tail.computation_failure
+        return f"rank {self.rank}: {how}: {cause}" if cause else f"rank {self.rank}: {how}"
 
 
 class RankGroup:
@@ -221,14 +237,9 @@ class RankGroup:
     async def _explain(self, follower: Follower, event: Event, reason: str) -> None:
         """End the group for a rank whose pipe was closed, with the reason that its end gives."""
         with contextlib.suppress(TimeoutError):
-            code = await asyncio.wait_for(
-                asyncio.shield(_ended(follower.process)), EXPLAINED_WITHIN
-            )
-            how = describe_exit(code if code < SIGNALLED else SIGNALLED - code)
+            await asyncio.wait_for(asyncio.shield(_ended(follower.process)), EXPLAINED_WITHIN)
             await follower.stderr_tail.complete(EXPLAINED_WITHIN)
-            failure = follower.stderr_tail.computation_failure
-            reason = f"{how}: {failure}" if failure else how
-        self._end(event, f"rank {follower.rank}: {reason}")
+        self._end(event, follower.failure or f"rank {follower.rank}: {reason}")
 
     def _end(self, event: Event, reason: str) -> None:
         """Report the end of the group, once."""
@@ -248,6 +259,11 @@ class RankGroup:
         """Return the exit code of rank 0; None while a process of the group runs."""
         others = (follower.process.returncode for follower in self._followers)
         return None if None in others else self._process.returncode
+
+    @property
+    def failure(self) -> str:
+        """Return how a rank other than 0 ended, where one did by itself; else ""."""
+        return next((other.failure for other in self._followers if other.failure), "")
 
     @property
     def stderr(self) -> asyncio.StreamReader:
@@ -273,7 +289,7 @@ class RankGroup:
             self._timer.cancel()
         for follower in self._followers:
             follower.end()
-            self._loop.call_later(EOF_WAIT, follower.process.kill)
+            self._loop.call_later(EOF_WAIT, follower.kill)
 
     @property
     def _process(self) -> ChildProcess:

@@ -44,7 +44,7 @@ EXIT_WAIT: Final = 1.0
 
 
 def keep_rank(command: Sequence[str] = CHILD_COMMAND, silence: float = SILENCE) -> int:
-    """Run a rank until it or the front ends; return its exit code."""
+    """Run a rank until it or the front ends; return its exit code, 0 if the front ended first."""
     set_title("keeper")
     ours, theirs = socket.socketpair()
     with theirs:
@@ -56,14 +56,18 @@ def keep_rank(command: Sequence[str] = CHILD_COMMAND, silence: float = SILENCE) 
             # Safe: a keeper has one thread.
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
+    code: int | None = None
     with ours:
         try:
             if _relay(ours, silence):
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(EXIT_WAIT)
+            code = process.poll()
         finally:
             process.kill()
-            code = process.wait()
+            process.wait()
+    if code is None:
+        return 0
     return code if code >= 0 else SIGNALLED - code
 
 
