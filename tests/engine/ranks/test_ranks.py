@@ -11,6 +11,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from tests.engine.ranks.harness import run_ranks
 from tests.engine.ranks.scenarios import CONCURRENCY, run_all
+from tests.rounds import variants
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -32,6 +33,6 @@ def alone(folder: Path) -> Any:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("split", ["pipeline", "tensor"])
+@pytest.mark.parametrize("split", variants(["pipeline", "tensor"], ["tensor"]))
 def test_two_ranks_say_what_one_process_says(folder: Path, alone: Any, split: Split) -> None:
     assert run_ranks(folder, split, 2, "run_all") == alone
