@@ -83,9 +83,9 @@ class Follower:
 class RankGroup:
     """The processes of one model. `callbacks` are told of the group as of one process.
 
-    `ranks` are the latest reports of all, () before rank 0 has reported.
-    A rank is pinged as often as a child, and may be silent as long as a child may stall, once the
-    model is loaded: its keeper ends a rank whose front is silent.
+    `ranks` are the latest reports of all, () before rank 0 has reported. The group pings a rank as
+    often as a child is pinged; the keeper of a rank ends it when the front is silent. Once the
+    model is loaded, a rank may be silent for as long as a child may stall.
     """
 
     def __init__(
@@ -273,7 +273,6 @@ class RankGroup:
     async def wait(self) -> int:
         """Wait for the end of rank 0, end the other ranks, and return the exit code of rank 0."""
         code = await self._process.wait()
-        self._has_ended = True
         self._end_followers()
         for follower in self._followers:
             await follower.process.wait()
