@@ -101,8 +101,10 @@ class Engine:
         self._pace = ChunkSizer(prefill_pause)
         rows = 1 if self.unbatched else max_concurrency
         make_batch = Batch if ranks is None else partial(LeadingBatch, log=ranks)
+        cuttable = is_cuttable(model)
         if ranks is not None:
-            self.cache.copy_kv = ranks.copy
+            self.cache.copy_kv, self.cache.can_cut = ranks.copy, ranks.can_cut
+            cuttable = cuttable and ranks.are_cuttable
         self._batch = make_batch(
             model,
             on_read=self._pace.record,
@@ -113,7 +115,6 @@ class Engine:
             EntryWriter(disk, self._batch, self._pace, self.history) if disk else None
         )
         self.cache.observer = self.entry_writer
-        cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
         self.disk_reading = (

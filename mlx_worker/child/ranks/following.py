@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.child.fatal import end_process
 from mlx_worker.child.ranks.messages import Join, PartFailed, PartLoaded, PartProgress
 from mlx_worker.engine.batch import batch_settings
+from mlx_worker.engine.batch_support import is_cuttable
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.ranks.following import FollowingBatch
 from mlx_worker.engine.ranks.operations import BadOperation, Begin, operation_frames
@@ -74,8 +75,9 @@ class _Follower:
             raise BadOperation("the first operation names no ring")
         group = join_ring(self._place.rank, begin.ring)
         ring.release()
-        batch = FollowingBatch(self._read_part(group), **batch_settings(self._load.max_concurrency))
-        self._send(PartLoaded())
+        model = self._read_part(group)
+        batch = FollowingBatch(model, **batch_settings(self._load.max_concurrency))
+        self._send(PartLoaded(is_cuttable(model)))
         for operation in operations:
             batch.carry_out(operation)
 

@@ -121,6 +121,7 @@ class OtherRanks:
                             raise kind(f"rank {rank}: {message.reason}")
             except (OSError, ProtocolViolation) as error:
                 raise InferenceError(f"rank {rank} was lost while loading: {error}") from error
+            self.log.are_cuttable &= message.is_cuttable
 
     def measure_kv_cost(self, model: Any) -> KvCost:
         """Return the cost of a row on rank 0, measured in a forward of all ranks."""

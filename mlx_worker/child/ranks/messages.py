@@ -31,7 +31,9 @@ class PartProgress(WireMessage, frozen=True):
 
 
 class PartLoaded(WireMessage, frozen=True):
-    """Tell that the rank's part of the model is in memory."""
+    """Tell that the rank's part is in memory, and whether its KV can be cut at any token."""
+
+    is_cuttable: bool
 
 
 class PartFailed(WireMessage, frozen=True):

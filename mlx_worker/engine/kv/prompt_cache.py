@@ -112,12 +112,14 @@ def copy_layers(kv: list[Any], surplus: int) -> list[Any]:
 class PromptCache:
     """Store the KV of prefixes, and find the longest known prefix of a prompt.
 
-    `observer` None: what becomes of entries is of no interest. `copy_kv` copies KV that is fetched.
+    `observer` None: what becomes of entries is of no interest. `copy_kv` copies KV that is fetched,
+    `can_cut` says whether it can be cut.
     `reserved` bytes of the budget are for KV that is about to be stored.
     """
 
     observer: CacheObserver | None = None
     copy_kv: Callable[[list[Any], int], list[Any]] = staticmethod(copy_layers)
+    can_cut: Callable[[list[Any]], bool] = staticmethod(can_trim_prompt_cache)
     reserved = 0
 
     def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
@@ -182,7 +184,7 @@ class PromptCache:
         length = len(best)
         for entry in self._index.neighbours(tokens):
             shared = common_prefix(entry.tokens, tokens)
-            if shared > length and can_trim_prompt_cache(entry.kv):
+            if shared > length and self.can_cut(entry.kv):
                 best, length = entry.tokens, shared
         return best, length
 
@@ -203,7 +205,7 @@ class PromptCache:
         if known is not None:
             retention = max(retention, known.retention, key=_rank)
             self._drop(key, is_replaced=True)
-        if can_trim_prompt_cache(kv):
+        if self.can_cut(kv):
             # An earlier turn that this one extends can be cut out of it.
             earlier = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
             for turn in earlier:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import can_trim_prompt_cache
 
 from mlx_worker.engine.batch import _Decoders, _Readers
 from mlx_worker.engine.kv.cost import measure_kv_cost
@@ -133,6 +134,8 @@ class FollowingBatch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no typ
                 self._keep(operation.kv, found[operation.uid][0])
             case Copy():
                 source = self._of(operation.source)
+                if operation.surplus and not can_trim_prompt_cache(source):
+                    raise BadOperation(f"KV {operation.source} cannot be cut on this rank")
                 self._keep(operation.kv, copy_layers(source, operation.surplus))
             case Free():
                 for handle in operation.kv:

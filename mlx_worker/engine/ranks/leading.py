@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
+from mlx_lm.models.cache import can_trim_prompt_cache
 
 from mlx_worker.engine.batch import Batch, _Decoders, _Readers
 from mlx_worker.engine.kv.prompt_cache import copy_layers
@@ -39,10 +40,15 @@ COMPARE_EVERY: Final = 64
 
 
 class OperationLog:
-    """Send the operations of rank 0 to the other ranks, in order; `send` writes to all of them."""
+    """Send the operations of rank 0 to the other ranks, in order; `send` writes to all of them.
 
-    def __init__(self, send: Callable[[bytes], None]) -> None:
+    `are_cuttable`: the KV of each other rank can be cut at any token. Rank 0 may have none of the
+    layers whose KV cannot.
+    """
+
+    def __init__(self, send: Callable[[bytes], None], *, are_cuttable: bool = True) -> None:
         self._send = send
+        self.are_cuttable = are_cuttable
         self._handles: set[int] = set()
         self._last = NO_KV
         self._freed: list[int] = []
@@ -84,6 +90,10 @@ class OperationLog:
         copied = self.own(copy_layers(kv, surplus))
         self.append(Copy(kv.handle, surplus, copied.handle))
         return copied
+
+    def can_cut(self, kv: list[Any]) -> bool:
+        """Return True if this KV can be cut on all ranks."""
+        return self.are_cuttable and bool(can_trim_prompt_cache(kv))
 
     def _drop(self, handle: int) -> None:
         self._freed.append(handle)

@@ -15,7 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from typing import TYPE_CHECKING
 
+import mlx.core as mx
+
 from mlx_worker.engine.batch import batch_settings
+from mlx_worker.engine.batch_support import is_cuttable
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.ranks.following import FollowingBatch
@@ -38,6 +41,8 @@ def main() -> None:
     model, tokenizer, _ = read_model(
         Path(folder), dtype="float32", keep_part=lambda whole: keep_part(whole, split, group)
     )
+    parts = mx.distributed.all_sum(mx.array(int(is_cuttable(model))))
+    are_cuttable = bool(parts.item() == group.size())
     if group.rank() > 0:
         follow(FollowingBatch(model, **batch_settings(CONCURRENCY)), sockets[0])
         return
@@ -51,7 +56,7 @@ def main() -> None:
         tokenizer,
         context_length=8192,
         max_concurrency=CONCURRENCY,
-        ranks=OperationLog(send),
+        ranks=OperationLog(send, are_cuttable=are_cuttable),
     )
     print(json.dumps(getattr(scenarios, play)(engine, tokenizer)))  # noqa: T201
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,22 +17,25 @@ from tests.synthetic_models import make
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.wire.rank_place import Split
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make("pipelined", tmp_path_factory.mktemp("models") / "pipelined")
-
-
-@pytest.fixture(scope="module")
-def alone(folder: Path) -> Any:
-    model, tokenizer, _ = read_model(folder, dtype="float32")
-    engine = Engine(model, tokenizer, context_length=8192, max_concurrency=CONCURRENCY)
-    return json.loads(json.dumps(run_all(engine, tokenizer)))
+CASES = {
+    "heads": ("pipelined", "tensor"),
+    "layers": ("pipelined", "pipeline"),
+    "latent heads": ("latent", "tensor"),
+    "latent layers": ("latent", "pipeline"),
+    "recurrent layers": ("delta", "pipeline"),
+}
+"""Families of `tests.synthetic_models`, and splits that mlx_lm has of them."""
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("split", variants(["pipeline", "tensor"], ["tensor"]))
-def test_two_ranks_say_what_one_process_says(folder: Path, alone: Any, split: Split) -> None:
-    assert run_ranks(folder, split, 2, "run_all") == alone
+@pytest.mark.parametrize("case", variants(CASES, ["heads"]))
+def test_two_ranks_say_what_one_process_says(case: str, tmp_path: Path) -> None:
+    family, split = CASES[case]
+    folder = make(family, tmp_path / family)
+    model, tokenizer, _ = read_model(folder, dtype="float32")
+    engine = Engine(model, tokenizer, context_length=8192, max_concurrency=CONCURRENCY)
+    alone = json.loads(json.dumps(run_all(engine, tokenizer)))
+    together = run_ranks(folder, "pipeline" if split == "pipeline" else "tensor", 2, "run_all")
+    for scenario, said in together.items():
+        assert said == alone[scenario], scenario
