@@ -11,12 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.child.fatal import end_process
-from mlx_worker.child.ranks.messages import Join, PartFailed, PartLoaded, PartProgress
+from mlx_worker.child.ranks.messages import (
+    Join,
+    PartFailed,
+    PartLoaded,
+    PartMeasured,
+    PartProgress,
+)
 from mlx_worker.engine.batch import batch_settings
 from mlx_worker.engine.batch_support import is_cuttable
+from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.ranks.following import FollowingBatch
-from mlx_worker.engine.ranks.operations import BadOperation, Begin, operation_frames
+from mlx_worker.engine.ranks.operations import (
+    BadOperation,
+    Begin,
+    MeasureKv,
+    operation_frames,
+)
 from mlx_worker.engine.ranks.ring import ReservedPort, join_ring
 from mlx_worker.engine.ranks.split import keep_part
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, ProtocolViolation, UnservableModel
@@ -35,9 +47,9 @@ if TYPE_CHECKING:
 EXIT_LEADER_GONE: Final = 0
 EXIT_CANNOT_LOAD: Final = 1
 
-PERMANENT = (ModelNotFoundError, BadModelFolder, UnservableModel)
+PERMANENT: Final = (ModelNotFoundError, BadModelFolder, UnservableModel)
 
-CHUNK = 1 << 16
+CHUNK: Final = 1 << 16
 
 
 def follow(load: Load, place: RankPlace, versions: Mapping[str, str]) -> NoReturn:
@@ -79,7 +91,10 @@ class _Follower:
         batch = FollowingBatch(model, **batch_settings(self._load.max_concurrency))
         self._send(PartLoaded(is_cuttable(model)))
         for operation in operations:
-            batch.carry_out(operation)
+            if isinstance(operation, MeasureKv):
+                self._send(PartMeasured(measure_kv_cost(model)))
+            else:
+                batch.carry_out(operation)
 
     def _operations(self) -> Iterator[AnyOperation]:
         frames = operation_frames()

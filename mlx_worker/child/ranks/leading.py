@@ -10,12 +10,13 @@ from __future__ import annotations
 import hmac
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.child.ranks.messages import (
     Join,
     PartFailed,
     PartLoaded,
+    PartMeasured,
     PartProgress,
     frames_from_rank,
 )
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1 << 16
-JOIN_SECONDS = 5.0
+CHUNK: Final = 1 << 16
+SOME_TOKENS: Final = 4096
+"""The length of a row by which the costs of KV on several ranks are compared."""
+
+JOIN_SECONDS: Final = 5.0
 """Seconds in which a connection has to name the secret: any program may connect."""
 
 
@@ -110,23 +114,34 @@ class OtherRanks:
 
         Raises UnservableModel or InferenceError with the reason of a rank that cannot load.
         """
-        for rank, connection in sorted(self._connections.items()):
-            try:
-                while not isinstance(message := connection.receive(), PartLoaded):
-                    match message:
-                        case PartProgress():
-                            send([LoadProgress(message.done, message.total)])
-                        case PartFailed():
-                            kind = UnservableModel if message.permanent else InferenceError
-                            raise kind(f"rank {rank}: {message.reason}")
-            except (OSError, ProtocolViolation) as error:
-                raise InferenceError(f"rank {rank} was lost while loading: {error}") from error
+        for rank in self._connections:
+            while not isinstance(message := self._receive(rank), PartLoaded):
+                if isinstance(message, PartProgress):
+                    send([LoadProgress(message.done, message.total)])
             self.log.are_cuttable &= message.is_cuttable
 
     def measure_kv_cost(self, model: Any) -> KvCost:
-        """Return the cost of a row on rank 0, measured in a forward of all ranks."""
+        """Return what a row costs on the rank where it costs most, in a forward of all ranks."""
         self.log.append(MeasureKv())
-        return measure_kv_cost(model)
+        costs = [measure_kv_cost(model), *map(self._cost_on, self._connections)]
+        return max(costs, key=lambda cost: cost.nbytes(SOME_TOKENS))
+
+    def _cost_on(self, rank: int) -> KvCost:
+        message = self._receive(rank)
+        if not isinstance(message, PartMeasured):
+            raise InferenceError(f"rank {rank} answered with {type(message).__name__}")
+        return message.kv
+
+    def _receive(self, rank: int) -> FromRank:
+        """Wait for the next message of a rank. Raises the error of one that cannot load."""
+        try:
+            message = self._connections[rank].receive()
+        except (OSError, ProtocolViolation) as error:
+            raise InferenceError(f"rank {rank} was lost while loading: {error}") from error
+        if isinstance(message, PartFailed):
+            kind = UnservableModel if message.permanent else InferenceError
+            raise kind(f"rank {rank}: {message.reason}")
+        return message
 
     def _send(self, data: bytes) -> None:
         for connection in self._connections.values():

@@ -9,6 +9,7 @@ import msgspec
 
 from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.framing import Frames
+from mlx_worker.wire.kv_cost import KvCost
 
 
 class Join(WireMessage, frozen=True):
@@ -36,6 +37,12 @@ class PartLoaded(WireMessage, frozen=True):
     is_cuttable: bool
 
 
+class PartMeasured(WireMessage, frozen=True):
+    """Tell what the KV of a row costs on the rank."""
+
+    kv: KvCost
+
+
 class PartFailed(WireMessage, frozen=True):
     """Tell that the rank cannot load its part; `permanent`: another try would fail the same way."""
 
@@ -43,7 +50,7 @@ class PartFailed(WireMessage, frozen=True):
     permanent: bool
 
 
-FromRank = Join | PartProgress | PartLoaded | PartFailed
+FromRank = Join | PartProgress | PartLoaded | PartMeasured | PartFailed
 
 
 def frames_from_rank() -> Frames[FromRank]:

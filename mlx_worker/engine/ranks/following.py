@@ -14,7 +14,6 @@ from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import can_trim_prompt_cache
 
 from mlx_worker.engine.batch import _Decoders, _Readers
-from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.kv.prompt_cache import copy_layers
 from mlx_worker.engine.output.end_tokens import EndTokens
 from mlx_worker.engine.ranks.digest import digest_of
@@ -28,7 +27,6 @@ from mlx_worker.engine.ranks.operations import (
     Extract,
     Free,
     Insert,
-    MeasureKv,
     Remove,
     Step,
 )
@@ -146,8 +144,6 @@ class FollowingBatch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no typ
         match operation:
             case ClearMemory():
                 mx.clear_cache()
-            case MeasureKv():
-                measure_kv_cost(self.model)
             case Compare():
                 if digest_of(self, self._kv) != operation.digest:
                     raise Diverged("this rank has other rows or other KV than rank 0")
