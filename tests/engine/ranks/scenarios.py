@@ -56,7 +56,7 @@ def company(engine: Engine, tokenizer: Any) -> Said:
 
 
 def alone(engine: Engine, tokenizer: Any) -> Any:
-    admit(engine, tokenizer, 1, chat("Hello", max_tokens=100))
+    admit(engine, tokenizer, 1, chat("Hello", max_tokens=40))
     return drain(engine)
 
 
@@ -65,7 +65,7 @@ def crowd(engine: Engine, tokenizer: Any) -> Any:
     said: Said = {}
     for id_ in range(12):
         text = " ".join(WORDS[id_ : id_ + 3 + 40 * (id_ % 3)])
-        admit(engine, tokenizer, id_, chat(text, max_tokens=8 + 5 * id_))
+        admit(engine, tokenizer, id_, chat(text, max_tokens=6 + 2 * id_))
         collect(said, engine.step())
     return drain(engine, said)
 
@@ -95,7 +95,7 @@ def cancelled(engine: Engine, tokenizer: Any) -> Any:
     """One row is cancelled while it decodes, one while it reads, and the others go on."""
     said: Said = {}
     for id_ in range(4):
-        admit(engine, tokenizer, id_, chat(f"{WORDS[id_]} again", max_tokens=40))
+        admit(engine, tokenizer, id_, chat(f"{WORDS[id_]} again", max_tokens=24))
     for _ in range(12):
         collect(said, engine.step())
     engine.cancel(1)
@@ -108,7 +108,7 @@ def cancelled(engine: Engine, tokenizer: Any) -> Any:
 def sampled(engine: Engine, tokenizer: Any) -> Any:
     settings: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9, "frequency_penalty": 0.5}
     for id_ in range(3):
-        admit(engine, tokenizer, id_, chat("Hello", max_tokens=30, seed=id_, **settings))
+        admit(engine, tokenizer, id_, chat("Hello", max_tokens=16, seed=id_, **settings))
     return drain(engine)
 
 
@@ -122,7 +122,7 @@ def scored(engine: Engine, tokenizer: Any) -> Any:
 
 def cleared(engine: Engine, tokenizer: Any) -> Any:
     engine.clear_cache()
-    cached = admit(engine, tokenizer, 1, chat("Hello", max_tokens=70))
+    cached = admit(engine, tokenizer, 1, chat("Hello", max_tokens=12))
     return [cached, drain(engine)]
 
 
