@@ -87,9 +87,9 @@ class OtherRanks:
             joined: dict[int, tuple[Join, RankConnection]] = {}
             while len(joined) < place.ranks - 1:
                 connection = RankConnection(server.accept()[0])
-                join = _join_of(connection, place)
+                join = join_of(connection, place)
                 if join is not None:
-                    _check_versions(join, versions)
+                    check_versions(join, versions)
                     joined[join.rank] = (join, connection)
         others = cls(place, {rank: connection for rank, (_, connection) in joined.items()})
         ring = [ours.address, *(joined[rank][0].ring for rank in range(1, place.ranks))]
@@ -115,9 +115,10 @@ class OtherRanks:
         Raises UnservableModel or InferenceError with the reason of a rank that cannot load.
         """
         for rank in self._connections:
-            while not isinstance(message := self._receive(rank), PartLoaded):
-                if isinstance(message, PartProgress):
-                    send([LoadProgress(message.done, message.total)])
+            while isinstance(message := self._receive(rank), PartProgress):
+                send([LoadProgress(message.done, message.total)])
+            if not isinstance(message, PartLoaded):
+                raise _out_of_place(rank, message)
             self.log.are_cuttable &= message.is_cuttable
 
     def measure_kv_cost(self, model: Any) -> KvCost:
@@ -129,7 +130,7 @@ class OtherRanks:
     def _cost_on(self, rank: int) -> KvCost:
         message = self._receive(rank)
         if not isinstance(message, PartMeasured):
-            raise InferenceError(f"rank {rank} answered with {type(message).__name__}")
+            raise _out_of_place(rank, message)
         return message.kv
 
     def _receive(self, rank: int) -> FromRank:
@@ -148,7 +149,7 @@ class OtherRanks:
             connection.socket.sendall(data)
 
 
-def _join_of(connection: RankConnection, place: RankPlace) -> Join | None:
+def join_of(connection: RankConnection, place: RankPlace) -> Join | None:
     """Return what a new connection joins as; None for a stranger, whose connection is closed."""
     connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.socket.settimeout(JOIN_SECONDS)
@@ -168,7 +169,11 @@ def _join_of(connection: RankConnection, place: RankPlace) -> Join | None:
     return None
 
 
-def _check_versions(join: Join, versions: Mapping[str, str]) -> None:
+def _out_of_place(rank: int, message: FromRank) -> InferenceError:
+    return InferenceError(f"rank {rank} answered with {type(message).__name__}")
+
+
+def check_versions(join: Join, versions: Mapping[str, str]) -> None:
     """Raise InferenceError where a rank computes with other code: it would do other operations."""
     for name in ("mlx-worker", "mlx-lm", "mlx"):
         ours, theirs = versions.get(name), join.versions.get(name)
