@@ -43,6 +43,7 @@ RUN_BY: Final = {
     ".venv/bin/ruff ": "tox.ini",
     ".venv/bin/python -m pytest -q tests/repository": "tox.ini",
     "python -m tests.tools.exactness": "tests/fidelity/test_exactness.py",
+    "python -m tests.tools.speculation_gain": "tests/engine/speculation/test_gain.py",
 }
 """Beginnings of commands, with the test that runs such commands, or the file whose CI jobs do."""
 

@@ -23,12 +23,14 @@ import argparse
 import hashlib
 import signal
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import msgspec
 
+from mlx_worker.child.kv_blocks import BlockIndex
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError, Unavailable
 from mlx_worker.wire.messages import (
     PROTOCOL,
@@ -48,6 +50,7 @@ from mlx_worker.wire.messages import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    PassCost,
     Ping,
     Pong,
     PrefillProgress,
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
 EXIT_AS_TOLD = 3
 GATHERING_PORT = 4711
 WEIGHT_BYTES = 123_456
+NOT_DRAFTED = "it was told so"
+PASS_COSTS = [PassCost(1, 1, 0.001), PassCost(1, 8, 0.0015), PassCost(4, 1, 0.002)]
 CONTEXT_LENGTH = 4096
 CAPACITY = 1 << 20
 DISK_RECORD = 1000
@@ -208,6 +213,11 @@ def words(text: object) -> list[str]:
     return str(text or "").split()
 
 
+def token_ids(text: str) -> tuple[int, ...]:
+    """What each word of a prompt is in the blocks that the worker reports."""
+    return tuple(zlib.crc32(word.encode()) for word in words(text))
+
+
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -272,6 +282,7 @@ class Row:
     pieces: list[str]
     finish: FinishReason
     said: int = 0
+    predicted: int = 0
 
 
 class FakeWorker:
@@ -287,9 +298,11 @@ class FakeWorker:
         self._prefilled = 0
         self._steps = 0
         self._grown = 0
+        self._drafted = 0
         self._disk_hits = 0
         self._on_disk = 0
         self._disk: DiskCache | None = None
+        self._blocks: BlockIndex | None = None
 
     @property
     def ignores_eof(self) -> bool:
@@ -309,6 +322,8 @@ class FakeWorker:
             resident_bytes=self._flags.resident + self._grown,
             device_bytes=1 << 19,
             prepared=min(seq, self._flags.prepare),
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._drafted,
         )
 
     async def run(self) -> NoReturn:
@@ -341,6 +356,7 @@ class FakeWorker:
         load = await self._host.next_job()
         assert isinstance(load, Load)
         self._disk = load.disk
+        self._blocks = BlockIndex() if load.report_blocks else None
         if load.place is not None and load.place.rank == 0:
             self._host.send([Gathering(GATHERING_PORT)])
         self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
@@ -361,6 +377,8 @@ class FakeWorker:
                     load.context_length or CONTEXT_LENGTH,
                     WEIGHT_BYTES,
                     weights=self._flags.weights,
+                    no_speculation=NOT_DRAFTED if load.speculation == "off" else "",
+                    pass_costs=PASS_COSTS,
                 ),
             ]
         )
@@ -423,7 +441,9 @@ class FakeWorker:
         pieces = answer(request)
         limit = len(pieces) if request.max_tokens is None else request.max_tokens
         finish: FinishReason = "length" if limit < len(pieces) else "stop"
-        self._rows[id_] = Row(id_, pieces[:limit], finish, said)
+        predicted = len(request.prediction.split())
+        self._rows[id_] = Row(id_, pieces[:limit], finish, said, predicted)
+        self._drafted += predicted
         self._prefilled += prompt_tokens - cached
         self._grown += self._flags.grow
         unread = prompt_tokens - cached
@@ -493,6 +513,9 @@ class FakeWorker:
     def _forget(self, asked: ClearCache | TrimCache) -> None:
         if isinstance(asked, ClearCache):
             self._resident.clear()
+            if self._blocks is not None:
+                self._blocks.clear()
+                self._host.send(self._blocks.reports())
         elif not self._flags.never_shrink:
             self._grown = max(0, self._grown - asked.nbytes)
         self._host.send([CacheCleared(asked.id), self._cache_state(None)])
@@ -501,7 +524,11 @@ class FakeWorker:
             self._host.send([self._disk_state()])
 
     def _now_resident(self, prompt: str) -> CacheState:
+        is_new = digest(prompt) not in self._resident
         self._resident[digest(prompt)] = len(words(prompt))
+        if self._blocks is not None and is_new:
+            self._blocks.add(token_ids(prompt))
+            self._host.send(self._blocks.reports())
         return self._cache_state(prompt)
 
     def _cache_state(self, prompt: str | None) -> CacheState:
@@ -548,7 +575,13 @@ class FakeWorker:
             [
                 *([StepOutput(said)] if said else []),
                 *(
-                    Done(row.id, row.finish, row.said, "")
+                    Done(
+                        row.id,
+                        row.finish,
+                        row.said,
+                        accepted_prediction_tokens=row.predicted,
+                        rejected_prediction_tokens=1 if row.predicted else 0,
+                    )
                     for row in over
                     if row.said != self._flags.mute_after_tokens
                 ),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TESTS: Final = Path(__file__).parent
 
 WHOLE_NODES: Final = (
-    *("clients", "end_to_end", "fuzz", "npm", "page", "soak"),
+    *("clients", "end_to_end", "fuzz", "npm", "page", "routers", "soak"),
     "test_public_names.py",
 )
 """Where a node is a process as its users start it, and serves a real model."""
@@ -32,6 +32,7 @@ REAL_CHILDREN: Final = (
     "child/test_leaving.py",
     "child/test_turns_on_disk.py",
     "faults/test_bound_streams.py",
+    "faults/test_drafting_streams.py",
     "faults/test_every_limit.py",
     "faults/test_every_token.py",
     "faults/test_garbage_in_a_child.py",

@@ -32,7 +32,7 @@ class FrameBatcher:
     ) -> None:
         self._send = send
         self._clock = clock
-        self._rows: dict[int, RowOutput] = {}
+        self._rows: dict[int, list[RowOutput]] = {}
         self._row_ids: AbstractSet[int] = frozenset()
         self._sent = self._put = clock()
 
@@ -43,25 +43,30 @@ class FrameBatcher:
         """
         now = self._clock()
         took, self._put = now - self._put, now
-        others = [message for message in messages if not isinstance(message, StepOutput)]
-        begins = [
-            self._hold(message.rows) for message in messages if isinstance(message, StepOutput)
-        ]
+        others: list[WireMessage] = []
+        begins = False
+        for message in messages:
+            if isinstance(message, StepOutput):
+                begins |= self._hold(message.rows)
+            else:
+                others.append(message)
         late = now + took > self._sent + EVERY
-        if others or any(begins) or late or not goes_on:
+        if others or begins or late or not goes_on:
             self._out(others)
 
     def _hold(self, rows: Sequence[RowOutput]) -> bool:
         """Hold a step's rows; return True if one of them was not in the step before."""
         held = self._rows
         for row in rows:
-            before = held.get(row.id)
-            held[row.id] = row if before is None else before.followed_by(row)
+            if (outputs := held.get(row.id)) is None:
+                held[row.id] = [row]
+            else:
+                outputs.append(row)
         known, self._row_ids = self._row_ids, {row.id for row in rows}
         return not self._row_ids <= known
 
     def _out(self, others: Sequence[WireMessage]) -> None:
-        step = [StepOutput(list(self._rows.values()))] if self._rows else []
+        step = [StepOutput([*map(RowOutput.joined, self._rows.values())])] if self._rows else []
         if step or others:
             self._rows = {}
             self._sent = self._put

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_worker.child.kv_blocks import BlockReporter
 from mlx_worker.child.ranks.leading import OtherRanks
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
 from mlx_worker.engine.loading import read_model, weight_bytes, weight_type
+from mlx_worker.engine.speculation.ladder import Ladder, ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
@@ -67,6 +69,12 @@ def load_model(
             dtype=load.dtype,
             keep_part=None if ranks is None else ranks.keep_part,
         )
+        # Before other threads compute: what is measured here decides whether rows draft.
+        ladder = (
+            ladder_of(model, load.max_concurrency, load.speculation)
+            if ranks is None
+            else Ladder({}, "several processes compute the model")
+        )
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
@@ -89,7 +97,9 @@ def load_model(
             prefill_pause=load.prefill_pause,
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
+            ladder=ladder,
             disk=disk,
+            cache_observer=_block_reporter(load, send),
             ranks=None if ranks is None else ranks.log,
         )
         check_unchanged(folder, before)
@@ -102,9 +112,32 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
-    nbytes, dtype = weight_bytes(model), weight_type(model)
-    send([Loaded(context, nbytes, engine.unbatched, kv, weights, dtype)])
+    send(
+        [
+            Loaded(
+                context,
+                weight_bytes(model),
+                engine.unbatched,
+                kv,
+                weights,
+                dtype=weight_type(model),
+                no_speculation=engine.speculation.off,
+                pass_costs=engine.speculation.pass_costs,
+            )
+        ]
+    )
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
+
+
+def _block_reporter(
+    load: Load, send: Callable[[Iterable[WireMessage]], None]
+) -> BlockReporter | None:
+    """Return what reports the blocks of the prompt cache; None if the front needs no reports."""
+    if not load.report_blocks:
+        return None
+    reporter = BlockReporter(send)
+    reporter.start()
+    return reporter
 
 
 def _start_tier(load: Load, model: Any, weights: str, code: ImportedCode) -> TierOpening | None:

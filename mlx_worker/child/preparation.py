@@ -232,6 +232,7 @@ class Preparation:
             request.prompt,
             request.opening,
             request.prompt_scoring,
+            request.prediction,
             splices,
         )
         made = self._made.get(key)
@@ -258,7 +259,7 @@ def _is_long_request(request: ChatRequest) -> bool:
     if request.prompt is not None:
         each = 1 if isinstance(request.prompt, str) else A_TOKEN
         return len(request.prompt) * each > SHORT
-    size = 0
+    size = len(request.prediction)
     for value in json_values([request.messages, request.tools, request.template_kwargs]):
         size += A_VALUE + (len(value) if isinstance(value, str) else 0)
         if size > SHORT:

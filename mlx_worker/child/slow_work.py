@@ -7,14 +7,13 @@ only for a while, or a hanging thread would look like work. [child]
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 BUDGET: Final = 1.0
 """Seconds for which one piece of work may occupy a thread while others wait."""
@@ -34,23 +33,26 @@ class WorkMonitor:
         self._done = 0
         self._since: dict[int, float] = {}
 
-    @contextlib.contextmanager
-    def measure(self, kind: str) -> Iterator[None]:
-        """Measure this block as a piece of work of this kind."""
+    def measure(self, kind: str) -> Measurement:
+        """Measure a block as a piece of work of this kind."""
+        return Measurement(self, kind)
+
+    def begin(self) -> float:
+        """Begin a piece of work of this thread; return the time."""
         began = self._clock()
-        thread = threading.get_ident()
         with self._lock:
-            self._since[thread] = began
-        try:
-            yield
-        finally:
-            took = self._clock() - began
-            with self._lock:
-                del self._since[thread]
-                # Progress never goes back: what counted during the work stays counted.
-                self._done += 1 + int(min(took, PIECE))
-                if took > BUDGET:
-                    self._over[kind] += 1
+            self._since[threading.get_ident()] = began
+        return began
+
+    def end(self, kind: str, began: float) -> None:
+        """End the piece of work of this thread."""
+        took = self._clock() - began
+        with self._lock:
+            del self._since[threading.get_ident()]
+            # Progress never goes back: what counted during the work stays counted.
+            self._done += 1 + int(min(took, PIECE))
+            if took > BUDGET:
+                self._over[kind] += 1
 
     @property
     def slow_counts(self) -> dict[str, int]:
@@ -65,3 +67,22 @@ class WorkMonitor:
         with self._lock:
             under_way = sum(int(min(now - began, PIECE)) for began in self._since.values())
             return self._done + under_way
+
+
+class Measurement:
+    """Measure a block; no generator, because each step of the engine is such a block."""
+
+    __slots__ = ("_began", "_kind", "_monitor")
+
+    def __init__(self, monitor: WorkMonitor, kind: str) -> None:
+        self._monitor = monitor
+        self._kind = kind
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        """Begin the work."""
+        self._began = self._monitor.begin()
+
+    def __exit__(self, *_error: object) -> None:
+        """End the work."""
+        self._monitor.end(self._kind, self._began)

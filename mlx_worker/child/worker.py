@@ -167,6 +167,8 @@ class EngineWorker:
             prepared=self._preparation_work.progress
             + self._disk_waits.count(engine.disk_reading if engine else None),
             slow_work=self._work.slow_counts | self._preparation_work.slow_counts,
+            drafted_tokens=engine.speculation.drafted if engine else 0,
+            accepted_tokens=engine.speculation.accepted if engine else 0,
         )
 
     # --- the threads that prepare ---

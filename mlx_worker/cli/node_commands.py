@@ -21,7 +21,7 @@ from mlx_worker.cli.options import (
     on_node,
     read_node_url,
 )
-from mlx_worker.cli.router_config import Router, router_list
+from mlx_worker.cli.router_config import Listen, Router, router_list
 from mlx_worker.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -269,6 +269,13 @@ def _node_urls(
     return tuple(read_node_url(context, parameter, text) for text in texts)
 
 
+def _listen(context: click.Context, parameter: click.Parameter, text: str) -> Listen:
+    try:
+        return Listen.read(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
 @click.command("router-config")
 @click.argument("nodes", nargs=-1, callback=_node_urls)
 @click.option(
@@ -279,8 +286,18 @@ def _node_urls(
     show_default=True,
     help="Program that reads the list.",
 )
+@click.option(
+    "--listen",
+    metavar="[HOST:]PORT",
+    callback=_listen,
+    default="8080",
+    show_default=True,
+    help="Where the router listens. Without HOST: at all addresses of its machine.",
+)
 @config_file
-def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> None:
+def router_config(
+    *, nodes: tuple[str, ...], reader: str, listen: Listen, file: Path | None
+) -> None:
     """Print a list of nodes for a router or proxy.
 
     NODES are base URLs, or HOST:PORT. Default: the address of the configuration.
@@ -289,7 +306,7 @@ def router_config(*, nodes: tuple[str, ...], reader: str, file: Path | None) -> 
 
     remotes = [NodeClient.at(node) for node in nodes] or [node_meant(None, file)]
     try:
-        listed = asyncio.run(router_list(remotes, Router(reader)))
+        listed = asyncio.run(router_list(remotes, Router(reader), listen))
     except InvalidRequest as error:
         raise click.BadParameter(error.message) from error
     click.echo(listed, nl=False)

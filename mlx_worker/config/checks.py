@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 EXPORTER: Final = "opentelemetry.exporter.otlp.proto.http"
 """The package of the extra `telemetry` that needs all other packages of the extra."""
 
+ZEROMQ: Final = "zmq"
+"""The package of the extra `router`."""
+
 SET_BY_THE_NODE: Final = frozenset(
     {
         *("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY"),
@@ -66,6 +69,8 @@ CUTS_PATHS: Final = ": \t\n\0"
 LEAST_FREE: Final = 10**6
 LEAST_CAPACITY: Final = 10**6
 """Bytes of `[cache]` under which KV on disk does not work."""
+
+LAST_PORT: Final = 65_535
 
 _DEEPEST: Final = 64
 _MOST_VALUES: Final = 10_000
@@ -129,6 +134,7 @@ def contradictions(config: Config, make_error: MakeError) -> Iterator[Exception]
     yield from _check_pins(config, make_error)
     yield from _check_blas(config.cpu, make_error)
     yield from _check_cache(config, make_error)
+    yield from _check_kv_events(config, make_error)
 
 
 def _check_names(config: Config, make_error: MakeError) -> Iterator[Exception]:
@@ -257,6 +263,38 @@ def _check_cache(config: Config, make_error: MakeError) -> Iterator[Exception]:
         yield make_error(
             "cache.path", f"{cache.path} is server.models_dir too: name another folder"
         )
+
+
+def _check_kv_events(config: Config, make_error: MakeError) -> Iterator[Exception]:
+    taken: dict[str, str] = {}
+    for i, model in enumerate(config.models):
+        addresses = {"kv_events": model.kv_events, "kv_events_replay": model.kv_events_replay}
+        for key, address in addresses.items():
+            at = f"models[{i}].{key}"
+            if address is None:
+                continue
+            if (problem := _problem_of_endpoint(address)) is not None:
+                yield make_error(at, problem)
+            elif address in taken:
+                yield make_error(at, f"{address} is already the address at {taken[address]}")
+            taken.setdefault(address, at)
+        if model.kv_events is None and (model.kv_events_replay or model.kv_events_topic):
+            key = "kv_events_replay" if model.kv_events_replay else "kv_events_topic"
+            yield make_error(f"models[{i}].{key}", f"needs models[{i}].kv_events beside it")
+        if model.kv_events is not None and not _is_installed(ZEROMQ):
+            yield make_error(
+                f"models[{i}].kv_events", "needs an extra: pip install 'mlx-worker[router]'"
+            )
+
+
+def _problem_of_endpoint(address: str) -> str | None:
+    """Return why no socket could be bound to an address of the right form; None if one could."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return f"{host!r} is no IP address to listen on"
+    return None if 0 < int(port) <= LAST_PORT else f"{port} is no port"
 
 
 def _check_environment(

@@ -1,12 +1,7 @@
-"""Mlx_lm's batch, with a decode step that does only what requests need.
+"""Mlx_lm's batch, with a prefill and a decode step that do only what requests need.
 
-Two things differ from `BatchGenerator`. A chunk of prompts waits for the device once. A step
-samples rows with the same settings in one call, each by its own key; log-probabilities are sliced
-only for the rows that report them, and rows with a grammar are sampled from the tokens that the
-grammar allows. A row whose budget of reasoning is spent gets the end of reasoning in place of what
-was sampled. mlx_lm calls a sampler for each row unless all share one, and cuts a slice for every
-row. The tokens are the same, which `tests/fidelity` checks. Written against mlx-lm 0.32, whose
-`prompt` and `_step` are replaced. [child]
+A chunk of prompts waits for the device once; what differs in a decode step is in `decoding`.
+Written against mlx-lm 0.32, whose `prompt` is replaced. [child]
 """
 
 from __future__ import annotations
@@ -16,16 +11,18 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBatch
+from mlx_lm.generate import BatchGenerator, PromptProcessingBatch
 
-from mlx_worker.engine.checks.computation import Evidence
+from mlx_worker.engine.decoding import Decoders
 from mlx_worker.engine.prefill import LARGEST_CHUNK, READERS
-from mlx_worker.engine.sampling import RowSampler, sample_rows
+from mlx_worker.engine.sampling import RowSampler
+from mlx_worker.engine.speculation.decoding import DraftingDecoders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.engine.output.prompt_scores import PromptScorer
+    from mlx_worker.engine.speculation.speculation import Speculation
 
 CLEAR_EVERY: Final = 2048
 """Tokens read, padding included, after which the device frees unused memory."""
@@ -46,7 +43,7 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
 
     `on_read` is given how many prompt tokens were read in how many seconds. `on_encoded` is
     called in each decode step when the device has been given the step and has raised nothing,
-    before the tokens of the step before are read.
+    before the tokens of the step before are read. `speculation` None: no row drafts.
     """
 
     def __init__(
@@ -55,14 +52,22 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         *,
         on_read: Callable[[int, float], None],
         on_encoded: Callable[[], None],
+        speculation: Speculation | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(model, **settings)
         # Rows that are admitted later join these two, and take on their classes.
         self._prompt_batch = self.readers.empty(model, self.sampler)
         self._prompt_batch.on_read = on_read
-        self._generation_batch = self._prompt_batch.decoders.empty(model, self.sampler)
+        kind = self._prompt_batch.decoders if speculation is None else DraftingDecoders
+        self._generation_batch = kind.empty(model, self.sampler)
         self._generation_batch.on_encoded = on_encoded
+        self._generation_batch.speculation = speculation
+        self.errors_come_late = bool(self.stream.device.type == mx.DeviceType.gpu)
+        """True if tokens that were read may belong to a step whose error is not raised yet.
+
+        Not on a CPU: there, reading the results of a failed step raises its error.
+        """
 
     @property
     def readers(self) -> type[_Readers]:
@@ -74,13 +79,9 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         """True if the next step computes tokens, and reads those of the step before."""
         return len(self._generation_batch) > 0
 
-    @property
-    def errors_come_late(self) -> bool:
-        """True if tokens that were read may belong to a step whose error is not raised yet.
-
-        Not on a CPU: there, reading the results of a failed step raises its error.
-        """
-        return bool(self.stream.device.type == mx.DeviceType.gpu)
+    def retract(self, uid: int, count: int) -> None:
+        """Take the last tokens of a decoding row back, before the row leaves."""
+        self._generation_batch.retract(uid, count)
 
     def clear_memory(self) -> None:
         """Give unused memory back to the operating system."""
@@ -109,9 +110,9 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
     _places = 0
 
     @property
-    def decoders(self) -> type[_Decoders]:
+    def decoders(self) -> type[Decoders]:
         """Return the class of the rows once their prompts are read."""
-        return _Decoders
+        return Decoders
 
     def prompt(self, tokens: list[list[int]]) -> None:
         """Read these tokens, a list for each row."""
@@ -164,7 +165,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         self._forget()
         return taken
 
-    def generate(self, tokens: list[list[int]]) -> _Decoders:
+    def generate(self, tokens: list[list[int]]) -> Decoders:
         """Return all rows as decoders; `tokens` are the last of each prompt."""
         decoders = self.decoders(
             self.model,
@@ -186,133 +187,3 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
         self.uids, self.prompt_cache, self.tokens = [], [], []
         self.samplers, self.logits_processors = [], []
         self.max_tokens, self.stop_sequences = [], []
-
-
-def _ignore() -> None:
-    """Ignore that a step was encoded: rows that join a batch have no reader yet."""
-
-
-class _Decoders(GenerationBatch):  # type: ignore[misc]
-    """Decode rows.
-
-    `_next_evidence` belongs to `_next_tokens`, an item for each batch that joined since.
-    """
-
-    tokens: list[list[int]]
-    samplers: list[RowSampler]
-    logits_processors: list[list[Any]]
-    _next_tokens: mx.array
-    _next_logprobs: list[mx.array | None]
-    _next_evidence: tuple[Evidence, ...] = ()
-    on_encoded: Callable[[], None] = staticmethod(_ignore)
-    evidence_of: Callable[[list[int], mx.array, mx.array], Evidence] = Evidence
-
-    def extend(self, batch: _Decoders) -> None:
-        """Add the rows of another batch, with the evidence of their next tokens."""
-        super().extend(batch)
-        self._next_evidence += batch._next_evidence
-
-    def _step(self) -> tuple[list[int], list[mx.array | None]]:
-        """Start computing the next tokens, and read those of the step before.
-
-        Raises ComputationFailed where those were sampled from logits that were never computed.
-        """
-        inputs, reported, evidence = self._next_tokens, self._next_logprobs, self._next_evidence
-        computed = self.model(inputs[:, None], cache=self.prompt_cache)[:, -1, :]
-        logits, contexts = self._processed(computed, inputs)
-        # Before the greedy rows' argmax too, as in mlx_lm: the rounding decides ties.
-        logprobs, normalizers = _normalized(logits)
-        own, own_normalizers = (logprobs, normalizers) if not contexts else _normalized(computed)
-        evidence_of_next = self.evidence_of(self.uids, own, own_normalizers)
-        self._next_evidence = (evidence_of_next,)
-        sampled = sample_rows(self._allowed(logprobs, inputs), self.samplers)
-        self._next_tokens = self._share(self._with_forced(sampled, inputs))
-        self._next_logprobs = [
-            logprobs[place] if row.reports else None for place, row in enumerate(self.samplers)
-        ]
-        wanted = [row for row in self._next_logprobs if row is not None]
-        mx.async_eval(  # type: ignore[no-untyped-call]
-            self._next_tokens, wanted, contexts, evidence_of_next.least
-        )
-        self.on_encoded()
-        mx.eval(inputs, [row for row in reported if row is not None])
-        for piece in evidence:
-            piece.check(self.uids)
-        tokens: list[int] = inputs.tolist()  # type: ignore[assignment]
-        for held, token in zip(self.tokens, tokens, strict=True):
-            held.append(token)
-        return tokens, reported
-
-    def _share(self, tokens: mx.array) -> mx.array:
-        """Return the next tokens, as every process that computes this batch has them."""
-        return tokens
-
-    def _allowed(self, logprobs: mx.array, inputs: mx.array) -> mx.array:
-        """Return the log-probabilities to sample from: with a grammar, of allowed tokens only.
-
-        The grammar needs the token before, so this waits for that token; the device works on this
-        step meanwhile.
-        """
-        bound = [
-            (place, row.constraint) for place, row in enumerate(self.samplers) if row.constraint
-        ]
-        if not bound:
-            return logprobs
-        mx.async_eval(logprobs)  # type: ignore[no-untyped-call]
-        last: list[int] = inputs.tolist()  # type: ignore[assignment]
-        width = logprobs.shape[-1]
-        allowed = b"".join(constraint.next_after(last[place], width) for place, constraint in bound)
-        places = mx.array([place for place, _ in bound])
-        bytes_ = mx.array(memoryview(allowed))  # type: ignore[arg-type]  # mlx takes any buffer
-        may_follow = bytes_.reshape(len(bound), width) != 0
-        rows = mx.where(may_follow, logprobs[places], -mx.inf)
-        drawn_from = mx.array(logprobs)  # reported probabilities stay the model's own
-        drawn_from[places] = rows - mx.logsumexp(rows, axis=-1, keepdims=True)
-        return drawn_from
-
-    def _with_forced(self, sampled: mx.array, inputs: mx.array) -> mx.array:
-        """Return the next tokens, those that a budget of reasoning forces in place of sampled ones.
-
-        A row at the edge of its budget needs the token before, so this waits for that token; the
-        device works on this step meanwhile.
-        """
-        budgets = [(place, row.budget) for place, row in enumerate(self.samplers) if row.budget]
-        if not budgets:
-            return sampled
-        last: list[int] = []
-        forced: dict[int, int] = {}
-        for place, budget in budgets:
-            if budget.catch_up(self.tokens[place]):
-                if not last:
-                    mx.async_eval(sampled)  # type: ignore[no-untyped-call]
-                    last = inputs.tolist()  # type: ignore[assignment]
-                budget.add(last[place])
-            if (token := budget.take_forced()) is not None:
-                forced[place] = token
-        if not forced:
-            return sampled
-        tokens = mx.array(sampled)
-        tokens[mx.array([*forced])] = mx.array([*forced.values()], dtype=sampled.dtype)
-        return tokens
-
-    def _processed(self, logits: mx.array, inputs: mx.array) -> tuple[mx.array, list[mx.array]]:
-        """Return the logits after penalties and biases, and the tokens that these depend on."""
-        if not any(self.logits_processors):
-            return logits, []
-        contexts: list[mx.array] = []
-        rows: list[mx.array] = []
-        for place, processors in enumerate(self.logits_processors):
-            row = logits[place : place + 1]
-            if processors:
-                context = self._token_context[place].update_and_fetch(inputs[place : place + 1])
-                contexts.append(context)
-                for process in processors:
-                    row = process(context, row)
-            rows.append(row)
-        return mx.concatenate(rows), contexts
-
-
-def _normalized(logits: mx.array) -> tuple[mx.array, mx.array]:
-    """Return the log-probabilities of logits (rows, vocabulary), and each row's normalizer."""
-    normalizers = mx.logsumexp(logits, axis=-1, keepdims=True)
-    return logits - normalizers, normalizers

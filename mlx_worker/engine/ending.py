@@ -21,6 +21,7 @@ def ending(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
     notices, period, guard = sequence.notices, 0, sequence.loop_guard
     if finish == "length" and guard is not None and guard.period:
         notices, period = [*notices, guard.notice], guard.period
+    drafter = sequence.sampler.drafter if sequence.sampler else None
     return Done.of(
         sequence.id,
         finish,
@@ -30,6 +31,8 @@ def ending(sequence: Sequence, text: TextStream, natural: FinishReason) -> Done:
         reasoning_tokens=text.reasoning_tokens,
         context_full=finish == "length" and sequence.fills_context and not period,
         loop_period=period,
+        accepted_prediction_tokens=drafter.accepted_predicted if drafter else 0,
+        rejected_prediction_tokens=drafter.rejected_predicted if drafter else 0,
     )
 
 

@@ -30,6 +30,8 @@ from mlx_worker.engine.ranks.leading import LeadingBatch
 from mlx_worker.engine.row_output import row_output
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.engine.sequence_factory import SequenceFactory
+from mlx_worker.engine.speculation.ladder import Ladder
+from mlx_worker.engine.speculation.speculation import Speculation
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
@@ -45,11 +47,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlx_worker.engine.kv.disk.tier import DiskTier
+    from mlx_worker.engine.kv.prompt_cache import CacheObserver
     from mlx_worker.engine.ranks.leading import OperationLog
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
 UNKNOWN_COST = KvCost()
+NO_LADDER = Ladder({}, "not measured")
 EngineMessage = (
     Started | PromptWarmed | RequestFailed | PrefillProgress | PromptScores | StepOutput | Done
 )
@@ -81,9 +85,12 @@ class Engine:
         prefill_pause: float = PAUSE,
         remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
+        ladder: Ladder = NO_LADDER,
         disk: DiskTier | None = None,
         ranks: OperationLog | None = None,
+        cache_observer: CacheObserver | None = None,
     ) -> None:
+        self.speculation = Speculation(ladder, context_length, len(tokenizer))
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
         self.prefilled_tokens = 0
@@ -109,12 +116,14 @@ class Engine:
             model,
             on_read=self._pace.record,
             on_encoded=on_encoded,
+            speculation=None if self.speculation.off else self.speculation,
             **batch_settings(rows),
         )
         self.entry_writer = (
             EntryWriter(disk, self._batch, self._pace, self.history) if disk else None
         )
-        self.cache.observer = self.entry_writer
+        observers = (self.entry_writer, cache_observer)
+        self.cache.observers = tuple(observer for observer in observers if observer is not None)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
         self.disk_reading = (
@@ -146,9 +155,7 @@ class Engine:
     @property
     def has_prefill(self) -> bool:
         """True if the next step reads a prompt."""
-        return bool(self._sequences.waiting) or any(
-            sequence.reading for sequence in self._sequences.by_uid.values()
-        )
+        return bool(self._sequences.waiting or self._sequences.readers())
 
     @property
     def is_unconfirmed(self) -> bool:
@@ -188,6 +195,7 @@ class Engine:
             return end
         with computing():
             sequence.processors = self._factory.processors(request, prompt)
+            self.speculation.start(sequence, prompt.prediction)
             started = self._admission.enqueue(sequence)
         assert started is None or isinstance(started, Started)
         return started
@@ -240,6 +248,8 @@ class Engine:
             rows: list[RowOutput] = []
             ends: list[EngineMessage] = []
             for response in generated:
+                if response.uid not in self._sequences.by_uid:
+                    continue  # its text ended at an earlier token of the same step
                 sequence = self._sequences.by_uid[response.uid]
                 rows.append(row_output(sequence, response, self._markers, self._batch.stream))
                 end = self._end(sequence, response)
@@ -319,6 +329,8 @@ class Engine:
             self._sequences.remove(sequence)
             self._retention.store_ended(sequence, response.all_tokens, response.prompt_cache)
         else:
+            if response.surplus:
+                self._batch.retract(sequence.uid, response.surplus)
             self._remove(sequence, keep=True)
         if problem:
             return RequestFailed(sequence.id, ConstraintFailed.code, problem)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 Tools = list[dict[str, Any]]
 
+PREDICTED: Final = 8
+"""Characters of a prediction that are tokenized, for each token of the context."""
+
 RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
 """Arguments of the tokenizer itself, which a request may not set; only the template's."""
 
@@ -53,7 +56,8 @@ class Prompt:
     see `engine/output/markers`. `text` is what an answer that echoes a raw prompt begins with,
     where the prompt's tokens are scored. `parting` says where the prompt parts from the last one of
     its session. `splices` are the stretches with tokens of earlier answers; `answer_place` is where
-    the answer is remembered, None where it is not.
+    the answer is remembered, None where it is not. `prediction` are tokens that the answer may
+    repeat.
     """
 
     tokens: list[int]
@@ -65,6 +69,7 @@ class Prompt:
     parting: Parting | None = None
     splices: tuple[Splice, ...] = ()
     answer_place: TurnPlace | None = None
+    prediction: tuple[int, ...] = ()
 
     @property
     def all_segment_ends(self) -> list[int]:
@@ -89,7 +94,7 @@ def build_prompt(
     check_conversation(request, "messages")
     if bound is not None:
         _check_amount(request, bound)
-    return render(
+    prompt = render(
         tokenizer,
         request.messages,
         request.template_kwargs,
@@ -98,6 +103,11 @@ def build_prompt(
         request.opening,
         recall if request.prompt_scoring is None else None,
     )
+    if not request.prediction:
+        return prompt
+    most = PREDICTED * bound.context_length if bound is not None else None
+    predicted = _tokenize(tokenizer, request.prediction[:most], "prediction").tokens
+    return replace(prompt, prediction=tuple(predicted))
 
 
 def _check_amount(request: ChatRequest, bound: TextBound) -> None:

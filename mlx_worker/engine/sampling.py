@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.limits.thinking_budget import ThinkingBudget
     from mlx_worker.engine.output.prompt_scores import PromptScorer
+    from mlx_worker.engine.speculation.drafter import Drafter
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import Sampling
 
@@ -59,6 +60,8 @@ class RowSampler:
         budget: ThinkingBudget | None = None,
         scorer: PromptScorer | None = None,
     ) -> None:
+        self.drafter: Drafter | None = None
+        """What drafts the row's tokens; None: the row decodes step by step."""
         self.reports = reports
         self.constraint = constraint
         self.budget = budget
@@ -76,6 +79,11 @@ class RowSampler:
         key = key_seed(self._seed, self._position)
         self._position += 1
         return [key >> 32, key & 0xFFFFFFFF]
+
+    def take_back(self, count: int) -> None:
+        """Go back by a number of positions, whose tokens were sampled in vain."""
+        if self.settings != GREEDY:  # which uses no keys
+            self._position -= count
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         """Return token ids (1,) sampled from log-probabilities (1, vocabulary)."""

@@ -109,6 +109,7 @@ class SequenceTable:
         self.by_uid: dict[int, Sequence] = {}
         self.waiting: list[Sequence] = []
         """Not in the batch yet, in the order of their arrival."""
+        self._readers: list[Sequence] = []
 
     def add(self, sequence: Sequence) -> None:
         """Add a sequence behind those that wait."""
@@ -119,6 +120,7 @@ class SequenceTable:
         """Record the batch's number of a sequence."""
         sequence.uid = uid
         self.by_uid[uid] = sequence
+        self._readers.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence; the caller removes its row from the batch."""
@@ -129,5 +131,9 @@ class SequenceTable:
         self.by_uid.pop(sequence.uid, None)
 
     def readers(self) -> list[Sequence]:
-        """Return the sequences that read their prompts."""
-        return [sequence for sequence in self.by_uid.values() if sequence.reading]
+        """Return the sequences that read their prompts, in the order of their start.
+
+        Not by a walk over all rows, which would be part of each step: no row reads again.
+        """
+        self._readers = [sequence for sequence in self._readers if sequence.reading]
+        return self._readers.copy()

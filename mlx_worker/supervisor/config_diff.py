@@ -43,7 +43,9 @@ def load_of(planned: PlannedModel) -> Load:
         chat_template=planned.chat_template,
         tools=model.tools,
         remember_turns=model.remember_turns,
+        speculation=model.speculation,
         dtype=planned.folder.dtype if planned.folder else "",
+        report_blocks=model.kv_events is not None,
     )
 
 

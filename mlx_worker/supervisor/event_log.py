@@ -3,8 +3,9 @@
 Kinds: `state` (of a child), `crash`, `resume`, `poison` (a request given up), `weights changed` (an
 answer that no process can continue), `package replaced` (the node has to be restarted), `no room`,
 `evict`, `prompt parted` (from the last one of its session), `pressure`, `memory limit`, `reload`,
-`drain`, `pause` (no process ran), `level` (of the log), `outage` (no model served for
-long), `loop held` (a path blocked the event loop), `folder` (a warning about a model's folder).
+`drain`, `pause` (no process ran), `level` (of the log), `outage` (no model served for long),
+`loop held` (a path blocked the event loop), `folder` (a warning about a model's folder), `kv
+events` (are published, or why not).
 
 [front]
 """

@@ -15,6 +15,7 @@ import msgspec
 from mlx_worker.config.sizes import in_words
 from mlx_worker.logs import Entry
 from mlx_worker.supervisor.config_diff import load_of
+from mlx_worker.supervisor.kv_events.feed import KvEventFeed
 from mlx_worker.supervisor.memory.idle import IdleTimer
 from mlx_worker.supervisor.memory.policy import MemoryClaim, disk_buffers, expected_bytes
 from mlx_worker.supervisor.model_status import ModelStatus
@@ -119,6 +120,8 @@ class ModelRuntime:
             self.child, ids, resume, pause, self._on_generation_ended, events, self.refusal
         )
         self.idle = IdleTimer(config.idle_timeout, self.child.unload, pause)
+        self.kv_events = KvEventFeed(config.id, self.child.kv_log, events)
+        self.kv_events.apply(config)
 
     @property
     def config(self) -> ModelConfig:
@@ -159,6 +162,7 @@ class ModelRuntime:
         self.warm_set.files = config.warm
         self.idle.after = config.idle_timeout
         self.idle.used()
+        self.kv_events.apply(config)
 
     def on_folder_inspected(self, folder: ModelFolder) -> None:
         """Record what an inspection found in the model's folder."""
@@ -263,6 +267,8 @@ class ModelRuntime:
         """Tell generations and node of a new state of the child."""
         self.dispatcher.on_state_entered(state)
         self._follow_disk(state)
+        if state not in (State.READY, State.DRAINING):
+            self.child.kv_log.on_process_lost()
         self._host.on_state_entered(self, state)
         if state is State.READY:
             self.idle.used()
@@ -341,4 +347,5 @@ class ModelRuntime:
             disk_settings=self._disk_cache,
             disk=child.disk_totals.latest,
             disk_reported_at=child.disk_totals.reported_at,
+            kv_events=self.kv_events.state,
         )

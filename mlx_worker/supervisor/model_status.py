@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.schema import ModelConfig
     from mlx_worker.errors import WorkerError
+    from mlx_worker.supervisor.kv_events.feed import KvEventState
     from mlx_worker.supervisor.process.crash_report import ProcessExit
     from mlx_worker.supervisor.process.states import Event, State
     from mlx_worker.supervisor.process.status import ChildStatus
@@ -32,7 +33,7 @@ class ModelStatus:
     was given up last. `running_peak` is the largest `running` since the last sample of the history.
     `kv_usage` is a share, 0 to 1. `disk_settings` None: no KV of the model is kept on disk. `disk`
     has the counts of all its processes, and is of `disk_reported_at` on `time.monotonic`; None
-    before the first report.
+    before the first report. `kv_events` None: the model publishes none.
     """
 
     config: ModelConfig
@@ -66,11 +67,17 @@ class ModelStatus:
     disk_settings: DiskCache | None = None
     disk: DiskState | None = None
     disk_reported_at: float = 0.0
+    kv_events: KvEventState | None = None
 
     @property
     def restarts(self) -> int:
         """Return how often a process was started again."""
         return self.restarts_by.total()
+
+    @property
+    def known_context_length(self) -> int | None:
+        """Return the context length of the loaded model, else of its folder; None if unknown."""
+        return self.child.loaded.context_length if self.child.loaded else self.context_length
 
     @property
     def is_being_inspected(self) -> bool:

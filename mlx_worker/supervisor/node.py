@@ -190,6 +190,7 @@ class Node:
             await child.close()
         for model in self._all_models():
             model.idle.close()
+            model.kv_events.close()
         self.pressure.close()
         self.kv_folder.close()
         self.pause.close()
@@ -260,6 +261,7 @@ class Node:
         await model.child.reached(State.STOPPED, State.FAILED)
         await model.child.close()
         model.idle.close()
+        model.kv_events.close()
         self._retiring.discard(model)
         self.placement.retry_waiting()
 

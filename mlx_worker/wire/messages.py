@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mlx_worker.wire.base import WireMessage
+from mlx_worker.wire.base import WireMessage, WirePart
+from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
@@ -20,7 +21,7 @@ from mlx_worker.wire.rank_place import RankPlace
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 13
+PROTOCOL = 15
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -49,8 +50,9 @@ class Load(WireMessage, frozen=True):
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
     None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
-    the types in the files. `place` is that of this process among several that compute the model
-    together; None: it computes the whole model.
+    the types in the files. `speculation` "off": every token has a forward pass of its own.
+    `report_blocks`: the process sends `KvBlocks`. `place` is that of this process among several
+    that compute the model together; None: it computes the whole model.
     """
 
     model: str
@@ -65,6 +67,8 @@ class Load(WireMessage, frozen=True):
     remember_turns: bool = True
     disk: DiskCache | None = None
     dtype: str = ""
+    speculation: Literal["auto", "on", "off"] = "auto"
+    report_blocks: bool = False
     place: RankPlace | None = None
 
 
@@ -193,6 +197,14 @@ class LoadProgress(WireMessage, frozen=True):
     total: int
 
 
+class PassCost(WirePart, frozen=True):
+    """Tell how long a forward pass takes that reads `width` tokens of each of `rows` rows."""
+
+    rows: int
+    width: int
+    seconds: float
+
+
 class Loaded(WireMessage, frozen=True):
     """Tell that the model is ready. `weight_bytes` are in memory, `kv` is measured.
 
@@ -200,7 +212,8 @@ class Loaded(WireMessage, frozen=True):
 
     `unbatched` says why the model is served one row at a time; "" where rows are batched.
     `weights` names what was loaded: the same name means the same weights. `dtype` is the
-    floating-point type of most weights in memory, or of their scales.
+    floating-point type of most weights in memory, or of their scales. `pass_costs` were measured;
+    `no_speculation` is why no tokens are drafted, "" where they may be.
     """
 
     context_length: int | None
@@ -209,6 +222,8 @@ class Loaded(WireMessage, frozen=True):
     kv: KvCost = KvCost()
     weights: str = ""
     dtype: str = ""
+    no_speculation: str = ""
+    pass_costs: list[PassCost] = []
 
 
 class LoadFailed(WireMessage, frozen=True):
@@ -346,7 +361,7 @@ class Pong(WireMessage, frozen=True):
 
     `prepared` rises with each request's preparation, while one is under way, and while a request
     waits for the disk. `slow_work` counts the pieces of work that occupied a thread for longer than
-    allowed, by kind.
+    allowed, by kind. `accepted_tokens` of the `drafted_tokens` were right.
     """
 
     seq: int
@@ -357,6 +372,8 @@ class Pong(WireMessage, frozen=True):
     device_bytes: int
     prepared: int = 0
     slow_work: dict[str, int] = {}
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 FromChild = (
@@ -377,5 +394,6 @@ FromChild = (
     | RequestFailed
     | CacheState
     | DiskState
+    | KvBlocks
     | Pong
 )

@@ -116,13 +116,24 @@ class RowOutput(WirePart, frozen=True, array_like=True):
         if self.text:
             spans.append(self.text)
 
-    def followed_by(self, later: RowOutput) -> RowOutput:
-        """Return the output of two steps of the same row as one."""
-        tokens, logprobs = self.tokens + later.tokens, self.logprobs + later.logprobs
-        if not later.before_text:
-            text = self.text + later.text
-            return RowOutput(self.id, tokens, text, logprobs, self.before_text)
-        return RowOutput(self.id, tokens, later.text, logprobs, [*self.spans, *later.before_text])
+    @classmethod
+    def joined(cls, outputs: list[RowOutput]) -> RowOutput:
+        """Return the outputs of a row in several steps, in order, as one."""
+        if len(outputs) == 1:
+            return outputs[0]
+        tokens: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        before_text: list[Span] = []
+        text = ""
+        for output in outputs:
+            tokens += output.tokens
+            logprobs += output.logprobs
+            if output.before_text:
+                before_text = [*_joined(before_text, text), *output.before_text]
+                text = output.text
+            else:
+                text += output.text
+        return cls(outputs[0].id, tokens, text, logprobs, before_text)
 
 
 class StepOutput(WireMessage, frozen=True):
@@ -141,7 +152,8 @@ class Done(WireMessage, frozen=True):
     are those of `completion_tokens` that were generated while the model reasoned. `context_full`:
     the context's limit ended the answer, not `max_tokens`. `loop_period` is the number of tokens
     whose repetition ended the answer, 0 where none did. `text` and `before_text` are as in
-    `RowOutput`.
+    `RowOutput`. Of the request's prediction `accepted_prediction_tokens` were drafted and right,
+    `rejected_prediction_tokens` drafted and wrong.
     """
 
     id: int
@@ -153,6 +165,8 @@ class Done(WireMessage, frozen=True):
     reasoning_tokens: int = 0
     context_full: bool = False
     loop_period: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
     @classmethod
     def of(
@@ -166,6 +180,8 @@ class Done(WireMessage, frozen=True):
         reasoning_tokens: int = 0,
         context_full: bool = False,
         loop_period: int = 0,
+        accepted_prediction_tokens: int = 0,
+        rejected_prediction_tokens: int = 0,
     ) -> Done:
         """Return the end of a generation that releases these spans."""
         text, before_text = _split(spans)
@@ -179,6 +195,8 @@ class Done(WireMessage, frozen=True):
             reasoning_tokens,
             context_full,
             loop_period,
+            accepted_prediction_tokens,
+            rejected_prediction_tokens,
         )
 
     @property

@@ -118,7 +118,7 @@ class ChatRequest(WirePart, frozen=True, array_like=True):
     `one_call` ends the answer after its first call. `constraint` limits the answer's form,
     `opening` says how the answer begins. After `thinking_budget` tokens of reasoning the end of
     reasoning is forced; None: there is no such limit. `loop_rule` None: no repetition ends the
-    answer.
+    answer. `prediction` is a text that the answer may repeat; it changes no token.
     """
 
     messages: list[dict[str, Any]]
@@ -136,3 +136,4 @@ class ChatRequest(WirePart, frozen=True, array_like=True):
     opening: Opening = "turn"
     thinking_budget: int | None = None
     loop_rule: LoopRule | None = None
+    prediction: str = ""

@@ -76,6 +76,11 @@ PREFIXES: Final[Mapping[str, Prefix]] = MappingProxyType(
         "inspect-ai": _pip("inspect-ai==0.3.285", "openai"),
         "lm-eval": _pip("lm-eval[api]==0.4.13", "transformers"),
         "guidellm": _pip("guidellm==0.8.1"),
+        # Routers, for tests/routers.
+        "vllm-router": _pip("vllm-router==0.1.17"),
+        "sglang-router": _pip("sglang-router==0.3.2"),
+        "smg": _pip("smg==1.13.0"),
+        "litellm-proxy": _pip("litellm[proxy]==1.108.7"),
     }
 )
 

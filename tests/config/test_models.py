@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -182,3 +184,60 @@ def test_the_text_of_a_template_is_read_with_the_plan(tmp_path: Path, nano: Path
         file.write_bytes(wrong)
         with pytest.raises(ConfigError, match=why):
             plan(config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('kv_events = "5557"', ("node.toml:4: models[0].kv_events", "'5557'")),
+        ('kv_events = "tcp://*:5557"', ("models[0].kv_events", "'tcp://*:5557'")),
+        ('kv_events = "tcp://999.0.0.1:5557"', ("models[0].kv_events", "'999.0.0.1' is no IP")),
+        ('kv_events = "tcp://127.0.0.1:70000"', ("models[0].kv_events", "70000 is no port")),
+        (
+            'kv_events_replay = "tcp://127.0.0.1:5558"',
+            ("models[0].kv_events_replay", "needs models[0].kv_events beside it"),
+        ),
+        ('kv_events_topic = "kv"', ("models[0].kv_events_topic", "needs models[0].kv_events")),
+        (
+            'kv_events = "tcp://[::1]:5557"\nkv_events_replay = "tcp://[::1]:5557"',
+            ("node.toml:5: models[0].kv_events_replay", "the address at models[0].kv_events"),
+        ),
+    ],
+)
+def test_an_address_of_events_that_cannot_be_is_named(
+    keys: str, said: tuple[str, ...], tmp_path: Path
+) -> None:
+    message = complaint(f"{MODEL}{keys}\n", tmp_path)
+    assert all(part in message for part in said), message
+
+
+def test_no_events_are_published_unless_the_configuration_says_where(tmp_path: Path) -> None:
+    (model,) = parsed(MODEL, tmp_path).models
+    assert (model.kv_events, model.kv_events_replay, model.kv_events_topic) == (None, None, "")
+    keys = 'kv_events = "tcp://[::1]:5557"\nkv_events_replay = "tcp://127.0.0.1:5557"\n'
+    (model,) = parsed(MODEL + keys, tmp_path).models
+    assert model.kv_events == "tcp://[::1]:5557"
+
+
+WITHOUT = """
+import sys
+sys.modules["zmq"] = None
+from pathlib import Path
+from mlx_worker.config.load import parse_config
+from mlx_worker.errors import ConfigError
+try:
+    parse_config(sys.argv[1], source="node.toml", folder=Path("/"))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.process
+def test_events_without_the_extra_are_one_line_with_what_to_do(tmp_path: Path) -> None:
+    text = f'{MODEL}kv_events = "tcp://127.0.0.1:5557"\n'
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, text], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (
+        "node.toml:4: models[0].kv_events: needs an extra: pip install 'mlx-worker[router]'\n"
+    )

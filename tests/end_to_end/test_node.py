@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,22 @@ def stream(client: openai.OpenAI, text: str, max_tokens: int = 24) -> Iterator[s
 def test_the_openai_client_streams_what_it_gets_whole(client: openai.OpenAI) -> None:
     # How many pieces there are is the machine's: a node that lags sends many tokens in one.
     assert "".join(stream(client, "Hello", 240)) == ask(client, "Hello", 240)
+
+
+def test_a_router_reads_the_tokens_of_a_chat_and_the_blocks_of_kv(node: RunningNode) -> None:
+    body = {"messages": [{"role": "user", "content": f"{WORDS[3]} {WORDS[4]}"}]}
+    answer = node.ask("/v1/chat/completions", {**body, "max_tokens": 1}).json
+    tokens = node.ask("/tokenize", body).json
+    assert tokens["count"] == len(tokens["tokens"]) == answer["usage"]["prompt_tokens"]
+
+    metrics = node.ask("/metrics").body.decode()
+    (blocks,) = re.findall(
+        r'^vllm:cache_config_info{block_size="256",enable_prefix_caching="True",'
+        r'model_name="tiny",num_gpu_blocks="(\d+)"} 1\.0$',
+        metrics,
+        re.MULTILINE,
+    )
+    assert int(blocks) > 0
 
 
 @pytest.mark.full

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlx_worker.engine.checks.text_bound import TextBound
 from mlx_worker.engine.loading import read_model
-from mlx_worker.engine.prompt import build_prompt, render, system_prefix_tokens
+from mlx_worker.engine.prompt import PREDICTED, build_prompt, render, system_prefix_tokens
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.call_counter import calls
@@ -119,3 +120,13 @@ def test_a_conversation_without_turns_is_refused_in_our_words(tokenizer: Any) ->
     with pytest.raises(InvalidRequest, match="the conversation is empty") as refused:
         build_prompt(tokenizer, ChatRequest([], Sampling(seed=1)))
     assert refused.value.param == "messages"
+
+
+def test_prediction_is_read_as_tokens_and_no_further_than_an_answer_can_go(tokenizer: Any) -> None:
+    text = "the river runs " * 100
+    request = ChatRequest([HELLO], Sampling(0), prediction=text)
+    whole = build_prompt(tokenizer, request)
+    assert tokenizer.decode(list(whole.prediction)).strip() == text.strip()
+    assert whole.tokens == build_prompt(tokenizer, ChatRequest([HELLO], Sampling(0))).tokens
+    bounded = build_prompt(tokenizer, request, TextBound(tokenizer, 40))
+    assert tokenizer.decode(list(bounded.prediction)) == text[: 40 * PREDICTED]

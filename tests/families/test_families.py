@@ -23,6 +23,7 @@ from tests.families.trial import (
     in_a_batch,
     in_mlx_lms_batch,
     on_a_resident_prefix,
+    with_drafts,
 )
 from tests.fidelity.reference import Model
 from tests.rounds import IS_LONG, variants
@@ -73,6 +74,7 @@ def test_answers_of_an_architecture_are_mlx_lms(name: str, tmp_path: Path) -> No
     assert in_a_batch(model) == []
     assert on_a_resident_prefix(model) == []
     assert after_a_replay(model) == []
+    assert with_drafts(model) == []
     said = {token for answer in model.answers.values() for token in answer.tokens}
     assert len(said) > VARIED
 

@@ -6,19 +6,26 @@ state often moves these before another token comes of it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import mlx_lm
 from mlx_lm.generate import BatchGenerator
+from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_worker.engine.batch_support import unbatched_because
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.speculation.ladder import are_cuttable
 from mlx_worker.wire.output import Done
 from mlx_worker.wire.request import Sampling
+from tests.drafting_harness import FREE, with_mistakes
 from tests.fidelity.reference import Ask
 from tests.fidelity.scenarios import Row, Stage, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mlx_worker.engine.prompt import Prompt
     from tests.fidelity.reference import Model
 
 ROUNDING: Final = 1e-3
@@ -83,6 +90,37 @@ def after_a_replay(model: Model) -> list[str]:
             stage.finish()
             wrong += mistakes(model, stage.rows)
     return wrong
+
+
+class DraftingStage(Stage):
+    """An engine whose rows draft their own answers wherever they can."""
+
+    def _new_engine(self, concurrency: int) -> Engine:
+        model = self.model
+        return Engine(
+            model.model,
+            model.tokenizer,
+            context_length=8192,
+            max_concurrency=concurrency,
+            ladder=FREE,
+        )
+
+    def _prompt_of(self, ask: Ask) -> Prompt:
+        answer = self.model.answer(ask).tokens
+        prediction = with_mistakes(answer, len(answer), share=0.1)
+        return replace(super()._prompt_of(ask), prediction=prediction)
+
+
+def with_drafts(model: Model) -> list[str]:
+    """Eight that draft, of unequal lengths, if rows of this model may draft at all."""
+    if unbatched_because(model.model) or not are_cuttable(make_prompt_cache(model.model)):
+        return []
+    stage = DraftingStage(model)
+    for ask in asks(6):
+        stage.admit(ask)
+    stage.finish()
+    assert stage.engine.speculation.accepted > 0
+    return mistakes(model, stage.rows)
 
 
 def in_mlx_lms_batch(model: Model) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -16,6 +16,13 @@ from tests.processes import RunningNode, running_node
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+BALLAST: Final = 256
+"""The ballast of a model that drafts, whatever else the machine does."""
+
+STEPWISE: Final = 'speculation = "off"'
+"""The setting of a model whose steps are counted: each is one token of a row, and none is measured
+at the load."""
 
 RESTLESS = "backoff_initial = 0\nmax_restarts = 100000"
 
@@ -31,12 +38,14 @@ def running_failing_node(
     spares: int = 0,
     command: Sequence[str] = COMMAND,
     wait: bool = True,
+    drafts: bool = False,
 ) -> Iterator[RunningNode]:
     """Run a node that serves a copy of the model in `original`; `folder` has no model and no node.
 
-    The copy's class is `failing_model`'s: the weights and the tokens are the original's.
+    The copy's class is `failing_model`'s: the weights and the tokens are the original's. Without
+    `drafts` a step is one token of each row, and no pass is measured: steps can be counted.
     """
-    model = failing_copy(original, folder / "model")
+    model = failing_copy(original, folder / "model", ballast=BALLAST if drafts else 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(fault_folder(folder)))
         node_folder = folder / "node"
@@ -45,7 +54,7 @@ def running_failing_node(
             node_folder,
             {name: model},
             supervisor=supervisor,
-            extra=extra,
+            extra=extra if drafts else f"{STEPWISE}\n{extra}",
             spares=spares,
             command=command,
         ) as node:
@@ -54,12 +63,15 @@ def running_failing_node(
             yield node
 
 
-def failing_copy(original: Path, model: Path, model_type: str = "failing") -> Path:
+def failing_copy(
+    original: Path, model: Path, model_type: str = "failing", *, ballast: int = 0
+) -> Path:
     """Copy a model; the copy's class is `failing_model`'s, or `storable_model`'s."""
     model.mkdir()
     for file in original.iterdir():
         (model / file.name).write_bytes(file.read_bytes())
-    config = json.loads((original / "config.json").read_text()) | {"model_type": model_type}
+    changed = {"model_type": model_type} | ({"ballast": ballast} if ballast else {})
+    config = json.loads((original / "config.json").read_text()) | changed
     (model / "config.json").write_text(json.dumps(config))
     return model
 

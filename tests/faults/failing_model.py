@@ -33,7 +33,15 @@ WORDS: Final = "[METAL] Command buffer execution failed: made for a test"
 
 HOLD: Final = "hold"
 
-ModelArgs = llama.ModelArgs
+
+@dataclass
+class ModelArgs(llama.ModelArgs):  # type: ignore[misc]
+    """A llama's, and `ballast`: rows of a matrix that each pass squares, however wide the pass is.
+
+    A pass then takes as long for several tokens as for one, as where a model waits for its weights.
+    """
+
+    ballast: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Fault:
     is raised, or that the process is "killed". With `late` an error is raised that many steps
     later, and until then the logits are merely wrong. With "hold" nothing more happens before the
     process ends. Steps of fewer than `rows` are not counted. `again`: every process that meets it
-    has it.
+    has it. A "pass" is a step or a chunk, and kills the process.
     """
 
     where: str = "step"
@@ -182,12 +190,17 @@ class Model(llama.Model):  # type: ignore[misc]
     def __init__(self, args: Any) -> None:
         SCRIPT.fail("load")
         super().__init__(args)
+        self._ballast = mx.ones((args.ballast, args.ballast))
 
     def make_cache(self) -> list[FailingKv]:
         return [FailingKv() for _ in self.layers]
 
     def __call__(self, inputs: mx.array, cache: Any = None, **more: Any) -> mx.array:
+        if SCRIPT.reached("pass", inputs.shape[0]) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         if inputs.shape[1] > 1:
             SCRIPT.fail("prefill")
+        if self._ballast.size:
+            mx.eval(self._ballast @ self._ballast)
         logits: mx.array = super().__call__(inputs, cache=cache, **more)
         return logits if inputs.shape[1] > 1 else SCRIPT.disturbed(logits)

@@ -21,7 +21,7 @@ import pytest
 from mlx_worker.bench.synthetic.folder import make_folder
 from mlx_worker.bench.synthetic.llama import LLAMA, TINY
 from tests.disk_nodes import RESTLESS, DiskNode, disk_report
-from tests.faults.failing_harness import failing_copy, fault_folder, set_fault
+from tests.faults.failing_harness import STEPWISE, failing_copy, fault_folder, set_fault
 from tests.faults.failing_model import FOLDER, Fault
 from tests.faults.failing_node import COMMAND
 from tests.faults.test_every_token import continued_after, last_event
@@ -124,7 +124,14 @@ def model(tmp_path: Path) -> Path:
 
 def node_of(model: Path, folder: Path, **settings: Any) -> DiskNode:
     folder.mkdir()
-    return DiskNode(folder, {NAME: model}, supervisor=RESTLESS, command=COMMAND, **settings)
+    return DiskNode(
+        folder,
+        {NAME: model},
+        supervisor=RESTLESS,
+        extra=STEPWISE,
+        command=COMMAND,
+        **settings,
+    )
 
 
 @pytest.mark.timeout(900)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from tests.disk_nodes import DiskNode, crashes, disk_tokens
-from tests.faults.failing_harness import failing_copy, fault_folder, set_fault
+from tests.faults.failing_harness import STEPWISE, failing_copy, fault_folder, set_fault
 from tests.faults.failing_model import FOLDER, Fault
 from tests.faults.failing_node import COMMAND
 from tests.processes import eventually
@@ -87,7 +87,7 @@ class Asked:
 def asked(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     monkeypatch.setenv(FOLDER, str(fault_folder(tmp_path)))
     model = failing_copy(tiny, tmp_path / NAME, NAME)
-    with DiskNode(tmp_path, {NAME: model}, command=COMMAND) as disk:
+    with DiskNode(tmp_path, {NAME: model}, command=COMMAND, extra=STEPWISE) as disk:
         yield Asked(disk, tmp_path)
 
 

@@ -278,11 +278,14 @@ class Stage:
 
     def _hand_in(self, row: Row) -> None:
         ask = row.ask
-        prompt = Prompt(list(ask.prompt), ask.system_prefix, "", ask.segment_ends)
+        prompt = self._prompt_of(ask)
         session = len(ask.prompt) % 2 == 0
         word = self.engine.admit(row.id, ask.request, prompt, replay=row.tokens, in_session=session)
         assert not isinstance(word, Done), "nothing was left to say, and nobody said so"
         row.started = word
+
+    def _prompt_of(self, ask: Ask) -> Prompt:
+        return Prompt(list(ask.prompt), ask.system_prefix, "", ask.segment_ends)
 
     def replay(self, row: Row, share: float) -> None:
         """Have a request taken up again, after a share of what it has said."""
@@ -407,9 +410,11 @@ def borders_of(prompt: tuple[int, ...], head: int, salt: int) -> tuple[int, ...]
     return tuple(sorted({end for end in draw.sample(near, 2) if head < end <= last}))
 
 
-def play(model: Model, scenario: Scenario) -> Stage:  # noqa: C901  (a case an event)
+def play(  # noqa: C901  (a case an event)
+    model: Model, scenario: Scenario, kind: type[Stage] = Stage
+) -> Stage:
     """Let it happen."""
-    stage = Stage(model, scenario.concurrency)
+    stage = kind(model, scenario.concurrency)
     salt = scenario.salt
     for event in scenario.events:
         match event:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.fidelity import tally
 from tests.fidelity.families import BATCHED, UNBATCHED
-from tests.fidelity.scenarios import Scenario, mistakes, play, scenarios
+from tests.fidelity.scenarios import Scenario, Stage, mistakes, play, scenarios
 from tests.rounds import rounds
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ ROUND = 5
 """Scenarios that hypothesis draws from one seed: it likes to vary what it has drawn."""
 
 
-def compare(model: Model, cases: int, concurrency: SearchStrategy[int]) -> None:
+def compare(
+    model: Model, cases: int, concurrency: SearchStrategy[int], kind: type[Stage] = Stage
+) -> None:
     """Play scenarios until so many answers have been compared; the same ones every time."""
     name = model.name
     enough = tally.compared[name] + cases
@@ -58,7 +60,7 @@ def compare(model: Model, cases: int, concurrency: SearchStrategy[int]) -> None:
         )
         @given(scenarios(REQUESTS, concurrency))
         def every_answer_is_mlx_lms(scenario: Scenario) -> None:
-            heard = [row for row in play(model, scenario).rows if row.tokens]
+            heard = [row for row in play(model, scenario, kind).rows if row.tokens]
             wrong = mistakes(model, heard)
             if not tally.wrong[name]:  # else hypothesis is making the scenario smaller
                 tally.note(name, len(heard), len(wrong))

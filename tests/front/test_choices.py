@@ -34,7 +34,11 @@ async def test_a_whole_answer_has_them_all_and_counts_their_tokens(serve: Serve)
         "completion_tokens": 9,
         "total_tokens": 12,
         "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
 
 

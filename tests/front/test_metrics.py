@@ -259,8 +259,9 @@ async def test_the_second_request_with_a_system_prompt_hits(serve: Serve) -> Non
     assert sum(said["mlx_worker_cache_misses_total"].values()) == 1
     assert said["mlx_worker_cached_prompt_tokens_total"][of_model] == 4
     by_vllms_name = key({"model_name": "m"})
-    assert said["vllm:gpu_prefix_cache_hits_total"][by_vllms_name] == 4
-    assert said["vllm:gpu_prefix_cache_queries_total"][by_vllms_name] == 10
+    for old_and_new in ("gpu_prefix_cache", "prefix_cache"):
+        assert said[f"vllm:{old_and_new}_hits_total"][by_vllms_name] == 4
+        assert said[f"vllm:{old_and_new}_queries_total"][by_vllms_name] == 10
     assert said["mlx_worker_cache_bytes"][of_model] == 4
     assert said["mlx_worker_cache_limit_bytes"][of_model] == 1 << 20
 
@@ -298,8 +299,11 @@ async def test_the_default_models_figures_come_last_for_a_router_that_reads_one(
         "vllm:num_requests_running",
         "vllm:num_requests_waiting",
         "vllm:gpu_cache_usage_perc",
+        "vllm:kv_cache_usage_perc",
         "vllm:gpu_prefix_cache_hits_total",
+        "vllm:prefix_cache_hits_total",
         "vllm:gpu_prefix_cache_queries_total",
+        "vllm:prefix_cache_queries_total",
     ):
         lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
         assert [line.split('"')[1] for line in lines] == ["b", "a"]

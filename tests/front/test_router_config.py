@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from mlx_worker import __version__
 from tests.commands import command, run
 from tests.front.asking import Serve, model
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 NODES = ("http://10.0.0.5:8081/", "http://[fd00::6]:8081")
@@ -75,8 +79,58 @@ def test_nginx_takes_its_configuration(tmp_path: Path) -> None:
     checked("nginx", "-t", "-e", "stderr", "-c", main)
 
 
+async def test_a_router_finds_the_version_where_vllm_has_it(serve: Serve) -> None:
+    front = await serve()
+    for path in ("/version", "/v1/version"):
+        answer = await front.ask(path)
+        assert (answer.status, answer.json) == (200, {"version": __version__})
+
+
+@pytest.mark.parametrize(
+    ("router", "program"),
+    [
+        ("vllm-router", "vllm-router"),
+        ("sglang-router", "python -m sglang_router.launch_router"),
+        ("smg", "smg launch"),
+    ],
+)
+def test_a_router_without_a_file_gets_its_command(router: str, program: str) -> None:
+    said = run("router-config", "--for", router, "--listen", "127.0.0.1:9000", *NODES).said
+    shebang, _, command_ = said.partition("\n")
+    assert shebang == "#!/bin/sh"
+    words = shlex.split(command_.replace("\\\n", " "))
+    assert words[1:].count("--worker-urls") == 1
+    assert words[:1] + words[1 : 1 + len(program.split())] == ["exec", *program.split()]
+    options = dict(itertools.pairwise(words))
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "9000")
+    assert options["--health-check-endpoint"] == "/v1/cluster/health"
+    for node in NODES:
+        assert node.rstrip("/") in words
+
+
+@pytest.mark.parametrize(
+    ("listen", "line"),
+    [
+        ("9000", {"nginx": "listen 9000;", "haproxy": "bind :9000"}),
+        ("10.0.0.9:80", {"nginx": "listen 10.0.0.9:80;", "haproxy": "bind 10.0.0.9:80"}),
+        ("[::1]:80", {"nginx": "listen [::1]:80;", "haproxy": "bind [::1]:80"}),
+    ],
+)
+def test_a_proxy_listens_where_it_is_told(listen: str, line: Mapping[str, str]) -> None:
+    for router, expected in line.items():
+        said = run("router-config", "--for", router, "--listen", listen, *NODES).said
+        assert expected in said
+
+
+@pytest.mark.parametrize("listen", ["", "host", "host:", "0", "65536", "a:x"])
+def test_a_port_that_is_none_is_wrong_usage(listen: str) -> None:
+    ran = run("router-config", "--for", "nginx", "--listen", listen, *NODES)
+    assert ran.code == 2
+    assert "PORT" in ran.said
+
+
 def test_every_node_is_in_the_list_of_a_proxy() -> None:
-    for router in ("nginx", "haproxy"):
+    for router in ("nginx", "haproxy", "vllm-router", "sglang-router", "smg"):
         said = run("router-config", "--for", router, *NODES).said
         assert "10.0.0.5:8081" in said
         assert "[fd00::6]:8081" in said

@@ -34,8 +34,37 @@ async def test_text_and_tokens_are_had_under_any_run_of_v1(serve: Serve) -> None
     front = await serve()
     for v1 in ("", "/v1"):
         tokens = await front.ask(f"{v1}/tokenize", {"prompt": "one two", "model": "m"})
-        assert tokens.json == {"tokens": [1, 2], "count": 2}
+        assert tokens.json == {"tokens": [1, 2], "count": 2, "max_model_len": 4096}
         assert (await front.ask(f"{v1}/detokenize", {"tokens": [1, 2]})).json == {"prompt": "1 2"}
+
+
+async def test_the_messages_of_a_chat_are_tokenized_as_a_chat_reads_them(serve: Serve) -> None:
+    front = await serve()
+    asked = {**CHAT.body("one two three", system="be kind"), "continue_final_message": False}
+    answer = await front.ask("/tokenize", asked)
+    assert (answer.json["count"], len(answer.json["tokens"])) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 422, "prompt"),
+        ({"prompt": "one", "messages": [{"role": "user", "content": "a"}]}, 400, "prompt"),
+        (
+            {"messages": [{"role": "user", "content": "a"}], "add_special_tokens": True},
+            400,
+            "add_special_tokens",
+        ),
+        ({"messages": []}, 400, "messages"),
+        ({"messages": [{"role": "nobody", "content": "a"}]}, 400, "messages[0].role"),
+    ],
+)
+async def test_messages_that_no_chat_has_are_not_tokenized(
+    serve: Serve, body: dict[str, object], status: int, param: str
+) -> None:
+    front = await serve(wait=False)
+    answer = await front.ask("/tokenize", body)
+    assert (answer.status, answer.error["param"]) == (status, param)
 
 
 async def test_echoed_tokens_are_told_as_text(serve: Serve) -> None:

@@ -30,6 +30,7 @@ NODES: Final = {
         "server",
     ),
     *("service", "soak", "tools/page_cost.py"),
+    "routers/fleet.py",
     "conftest.py",
     "disk_nodes.py",
     "processes.py",

@@ -51,6 +51,7 @@ def test_what_only_the_front_goes_by_needs_no_new_process() -> None:
     [
         *({"max_concurrency": 3}, {"context_length": 64}, {"cache_bytes": 9}),
         *({"prefill_pause": 1.0}, {"tools": "ignore"}, {"env": {"A": "1"}}),
+        {"kv_events": "tcp://127.0.0.1:5557"},
     ],
 )
 def test_what_the_process_goes_by_needs_a_new_one(setting: dict[str, Any]) -> None:

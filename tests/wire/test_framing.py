@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlx_worker.errors import ProtocolViolation
 from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_from_child, frames_to_child
+from mlx_worker.wire.kv_blocks import KvBlocks, StoredBlock
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheCleared,
@@ -148,6 +149,13 @@ EXAMPLES: dict[type[WireMessage], WireMessage] = {
             evicted_segments=2,
             dropped=3,
             off=HOSTILE,
+        ),
+        KvBlocks(
+            count=3,
+            digest=2**64 - 1,
+            cleared=True,
+            removed=[0, 2**64 - 1],
+            stored=[StoredBlock(2**64 - 1, None, b"\0\xff" * 512), StoredBlock(0, 2**64 - 1, b"")],
         ),
         CacheState(1, "ab" * 32, 1.7e12, entries=2, warmed=1, bytes=2**31, capacity=2**32),
         Pong(

@@ -51,13 +51,17 @@ def test_row_output_of_one_content_has_no_list_of_spans() -> None:
     assert RowOutput.of(1, [7], ["a"], []) == RowOutput(1, [7], "a")
 
 
-@given(spans_of_a_step, spans_of_a_step)
-def test_row_output_followed_by_another_has_the_spans_of_both(
-    first: list[Span], second: list[Span]
+@given(spans_of_a_step, spans_of_a_step, spans_of_a_step)
+def test_row_outputs_joined_have_the_spans_of_all(
+    first: list[Span], second: list[Span], third: list[Span]
 ) -> None:
-    joined = RowOutput.of(1, [7], first, []).followed_by(RowOutput.of(1, [8, 9], second, []))
-    assert joined.tokens == [7, 8, 9]
-    assert merged(joined.spans) == merged([*first, *second])
+    outputs = [
+        RowOutput.of(1, tokens, spans, [])
+        for tokens, spans in (([7], first), ([8, 9], second), ([10], third))
+    ]
+    joined = RowOutput.joined(outputs)
+    assert joined.tokens == [7, 8, 9, 10]
+    assert merged(joined.spans) == merged([*first, *second, *third])
 
 
 @given(spans_of_a_step)

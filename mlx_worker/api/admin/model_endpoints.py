@@ -8,6 +8,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from mlx_worker import __version__
 from mlx_worker.api.admin import reports, schemas
 from mlx_worker.api.admin.anthropic_models import anthropic_model, models_page
 from mlx_worker.api.context import CONTEXT
@@ -38,6 +39,11 @@ async def model(request: web.Request) -> web.Response:
         if entry.id == name:
             return json_response(anthropic_model(entry) if expects_anthropic(request) else entry)
     raise UnknownModel(f"no model is named {name!r}", param="model")
+
+
+async def version(_request: web.Request) -> web.Response:
+    """Serve `GET /version`. A router that finds this path reads `vllm:…` of `/metrics`."""
+    return json_response(schemas.Version(__version__))
 
 
 async def restart(request: web.Request) -> web.Response:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.wire.kv_cost import KvCost
+    from mlx_worker.wire.messages import Loaded, Pong
 
 # --- status -------------------------------------------------------------------------------
 
@@ -143,6 +144,7 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "warnings": list(model.warnings),
         "contextLength": loaded.context_length if loaded else None,
         "unbatched": loaded.unbatched if loaded else "",
+        "speculation": _speculation(loaded, pong),
         "dtype": loaded.dtype if loaded else "",
         "blas": child.versions.get("blas", ""),
         "enteredAt": {name.value: at for name, at in model.entered_at.items()},
@@ -176,6 +178,19 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
             "cachedTokens": of_requests.cached_tokens,
             "diskTokens": of_requests.disk_tokens,
         },
+    }
+
+
+def _speculation(loaded: Loaded | None, pong: Pong | None) -> dict[str, Any]:
+    """Return why no tokens are drafted, the measured forward passes, and what came of drafts."""
+    passes: dict[int, list[float]] = {}
+    for cost in loaded.pass_costs if loaded else []:
+        passes.setdefault(cost.rows, []).append(round(cost.seconds * 1000, 3))
+    return {
+        "off": loaded.no_speculation if loaded else "",
+        "passes": [{"rows": rows, "ms": by_width} for rows, by_width in passes.items()],
+        "draftedTokens": pong.drafted_tokens if pong else 0,
+        "acceptedTokens": pong.accepted_tokens if pong else 0,
     }
 
 
@@ -225,6 +240,19 @@ def _cache_of_model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
             "disk": of_requests.disk_tokens,
         },
         "disk": disk_report.of_model(model, context),
+        "kvEvents": _kv_events(model),
+    }
+
+
+def _kv_events(model: ModelStatus) -> dict[str, Any] | None:
+    """Return what the model's KV events have said so far; None if the model publishes none."""
+    if (state := model.kv_events) is None:
+        return None
+    return {
+        "sequence": state.sequence,
+        "blocks": state.blocks,
+        "digest": f"{state.digest:016x}",
+        "off": state.off,
     }
 
 
@@ -266,8 +294,7 @@ def models(context: AppContext) -> list[ModelEntry]:
 
 
 def _entry(name: str, model: ModelStatus, context: AppContext) -> ModelEntry:
-    loaded = model.child.loaded
-    context_length = loaded.context_length if loaded else model.context_length
+    context_length = model.known_context_length
     return ModelEntry(
         id=name,
         created=context.created,

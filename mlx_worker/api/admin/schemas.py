@@ -18,6 +18,12 @@ class Readiness(msgspec.Struct, frozen=True):
     status: Literal["live", "ready", "not ready"]
 
 
+class Version(msgspec.Struct, frozen=True):
+    """The version of mlx-worker."""
+
+    version: str
+
+
 class ModelEntry(msgspec.Struct, frozen=True):
     """A name that requests may use, with its model, the model's context length and state.
 

@@ -121,7 +121,7 @@ class Usage:
 
     `reasoning` of the `completion` tokens were generated while a model reasoned. `parting` is that
     of the first prompt; None where no earlier prompt of its session is known. `disk` of the cached
-    tokens were read from disk.
+    tokens were read from disk. The last two count drafted tokens of the request's prediction.
     """
 
     prompt: int
@@ -130,6 +130,8 @@ class Usage:
     reasoning: int = 0
     parting: Parting | None = None
     disk: int = 0
+    accepted_prediction: int = 0
+    rejected_prediction: int = 0
 
     @property
     def session_field(self) -> dict[str, dict[str, Any]]:

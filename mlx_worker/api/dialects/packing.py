@@ -57,6 +57,7 @@ def packed_parts(chat: ChatRequest) -> tuple[msgspec.Raw, ...]:
 
 
 def packed_size(chat: ChatRequest) -> int:
-    """Return the bytes of a packed request's bulky parts, its constraint included."""
+    """Return the bytes of a packed request: bulky parts, constraint and prediction."""
     parts = sum(memoryview(part).nbytes for part in packed_parts(chat))
-    return parts + len(msgspec.msgpack.encode(chat.constraint))
+    rest = (chat.constraint, chat.prediction)
+    return parts + sum(len(msgspec.msgpack.encode(part)) for part in rest)

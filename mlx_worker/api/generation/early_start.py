@@ -26,7 +26,7 @@ from mlx_worker.api.dialects.base import Usage
 from mlx_worker.api.generation.stream import framed
 from mlx_worker.api.middleware.half_close import within_stream
 from mlx_worker.api.middleware.request_ids import CACHE_HIT
-from mlx_worker.api.middleware.responses import event_stream_response
+from mlx_worker.api.middleware.responses import JoinedHeadResponse, event_stream_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -63,8 +63,11 @@ class BegunResponse:
 
 
 async def begin_response(request: web.Request, headers: Mapping[str, str]) -> BegunResponse:
-    """Send status and headers of an event stream. Raises ConnectionResetError."""
-    response = event_stream_response(request, headers)
+    """Prepare an event stream, whose headers go with the body's first part, the caller's next step.
+
+    Raises ConnectionResetError.
+    """
+    response = event_stream_response(request, headers, JoinedHeadResponse)
     stream_writer, transport = await response.prepare(request), request.transport
     assert stream_writer is not None, "no other response was sent"
     if transport is None:

@@ -57,6 +57,8 @@ class ActiveRequest:
             self.prompt,
             completion=sum(ending.completion_tokens for ending in endings),
             reasoning=sum(ending.reasoning_tokens for ending in endings),
+            accepted_prediction=sum(ending.accepted_prediction_tokens for ending in endings),
+            rejected_prediction=sum(ending.rejected_prediction_tokens for ending in endings),
         )
 
 

@@ -29,10 +29,11 @@ class TokenCount(msgspec.Struct, frozen=True):
 
 
 class TokenizeResponse(msgspec.Struct, frozen=True):
-    """Token ids and their number."""
+    """Token ids and their number; `max_model_len` is the context length, by vLLM's name."""
 
     tokens: list[int]
     count: int
+    max_model_len: int | None
 
 
 class DetokenizeResponse(msgspec.Struct, frozen=True):
@@ -57,10 +58,11 @@ async def tokenize(request: web.Request) -> web.Response:
     name, chat = await parse_body(request, await read_body(request), TextToTokenize(), models)
     model = models.find(name)
     if chat is None:
-        return json_response(TokenizeResponse([], 0))
+        return json_response(TokenizeResponse([], 0, model.status().known_context_length))
     answer = await node.client.tokenize(model, chat)
     tokens: list[int] = embedded(answer.tokens)  # JSON that is sent on as it came
-    return json_response(asdict(TokenizeResponse(tokens, answer.count)))
+    known = model.status().known_context_length
+    return json_response(asdict(TokenizeResponse(tokens, answer.count, known)))
 
 
 async def detokenize(request: web.Request) -> web.Response:

@@ -43,6 +43,7 @@ _IN_A_HEADER: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _PLAIN = re.compile(r"[!-~]{1,200}")
 _REQUEST: web.RequestKey[str] = web.RequestKey("request_id", str)
 _SESSION: web.RequestKey[str] = web.RequestKey("session_id", str)
+_OF_HEADERS: web.RequestKey[Session | None] = web.RequestKey("session_of_headers")
 _OF_BODY: web.RequestKey[Session] = web.RequestKey("session_of_body", Session)
 
 
@@ -60,7 +61,9 @@ def client_session(request: web.Request) -> Session | None:
     """
     if value := request.headers.get(SESSION_ID, ""):
         return None if problem_of_session(value) else Session(value)
-    return header_session(request.headers) or request.get(_OF_BODY)
+    if _OF_HEADERS not in request:  # asked for several times, and headers do not change
+        request[_OF_HEADERS] = header_session(request.headers)
+    return request[_OF_HEADERS] or request.get(_OF_BODY)
 
 
 def note_body_session(request: web.Request, session: Session | None) -> None:

@@ -26,15 +26,27 @@ def json_response(body: Any, status: int = 200) -> web.Response:
     return web.Response(body=encode(body), status=status, content_type="application/json")
 
 
+class JoinedHeadResponse(web.StreamResponse):
+    """An event stream whose headers are sent together with the first part of its body.
+
+    One write to the socket instead of two: each wakes the client. The first part has to follow the
+    preparation at once.
+    """
+
+    _send_headers_immediately = False
+
+
 def event_stream_response(
-    request: web.Request, headers: Mapping[str, str] | None = None
+    request: web.Request,
+    headers: Mapping[str, str] | None = None,
+    kind: type[web.StreamResponse] = web.StreamResponse,
 ) -> web.StreamResponse:
     """Return the response of an event stream, which is not prepared yet.
 
     HTTP/1.0 has no chunks. There only the end of the connection can end a body whose length is not
     known beforehand, also where the client asked to keep the connection (RFC 9112 6.3).
     """
-    response = web.StreamResponse(headers={**EVENT_STREAM_HEADERS, **(headers or {})})
+    response = kind(headers={**EVENT_STREAM_HEADERS, **(headers or {})})
     if request.version < HttpVersion11:
         response.force_close()
     return response

@@ -36,6 +36,7 @@ SESSION_HEADERS: Final = (
 def header_session(headers: Mapping[str, str]) -> Session | None:
     """Return the session that a header of another server or client names; None if none does."""
     for name in SESSION_HEADERS:
-        if (session := conversation(headers.get(name, ""))) is not None:
+        value = headers.get(name)
+        if value and (session := conversation(value)) is not None:
             return session
     return None

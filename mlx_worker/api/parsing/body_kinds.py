@@ -51,7 +51,7 @@ class CountBody(BodyKind[tuple[str | None, ChatRequest]], frozen=True):
 
 
 class TextToTokenize(BodyKind[tuple[str | None, ChatRequest | None]], frozen=True):
-    """The body of a text to tokenize."""
+    """The body of a text or of messages to tokenize."""
 
 
 class TokensToDetokenize(BodyKind[tuple[str | None, list[int]]], frozen=True):
@@ -105,17 +105,24 @@ def _parse_count(
     _kind: CountBody, data: bytes, models: ModelLookup
 ) -> tuple[str | None, ChatRequest]:
     name, chat = parse_count_body(data)
+    return name, pack_chat(_as_the_model_reads(chat, name, models))
+
+
+def _as_the_model_reads(chat: ChatRequest, name: str | None, models: ModelLookup) -> ChatRequest:
+    """Return a conversation with the settings of its model. Raises its refusal."""
     check_conversation(chat, "messages")
     chat, _ = models.terms(name).settings.apply_to(chat)
     check_amount(chat)
-    return name, pack_chat(chat)
+    return chat
 
 
 def _parse_text_to_tokenize(
-    _kind: TextToTokenize, data: bytes, _models: ModelLookup
+    _kind: TextToTokenize, data: bytes, models: ModelLookup
 ) -> tuple[str | None, ChatRequest | None]:
-    name, chat = parse_tokenize_body(data)
-    return name, None if chat is None else pack_chat(chat)
+    name, chat = parse_tokenize_body(data, models.terms)
+    if chat is None:
+        return name, None
+    return name, pack_chat(_as_the_model_reads(chat, name, models) if chat.messages else chat)
 
 
 def _parse_tokens_to_detokenize(

@@ -93,6 +93,14 @@ NODE_ROUTES = (
     ),
     Route(
         method="GET",
+        path="version",
+        handler=model_endpoints.version,
+        access="trusted",
+        summary="The version of mlx-worker, where vLLM has its own; routers look here",
+        answer=schemas.Version,
+    ),
+    Route(
+        method="GET",
         path="openapi.json",
         handler=openapi.openapi_document,
         summary="All endpoints and their types, as OpenAPI 3.1",

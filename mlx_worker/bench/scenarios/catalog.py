@@ -47,6 +47,7 @@ NAMED: dict[str, AnyScenario] = {
     "streams-8": Streams(streams=8, requests=8),
     "streams-32": Streams(streams=32, requests=4),
     "streams-128": Streams(streams=128, requests=2),
+    "slow-step": Streams(streams=8, requests=4, synthetic="slow"),
     "mixed": Streams(streams=32, requests=4, words=(8, 400), tokens=(8, 256)),
     "newcomer": LateArrivals(),
     "health": Health(),

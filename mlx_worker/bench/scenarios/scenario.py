@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["limit", "node", "standby", "disk", "running", "peer"]
 """`standby`: a node with a spare child, `disk`: a node that keeps KV on disk too, `running`: a node
 started by its user, not to be harmed."""
-SyntheticModel: TypeAlias = Literal["nano", "tiny"]
+SyntheticModel: TypeAlias = Literal["nano", "tiny", "slow"]
 
 LONG_ANSWER = 4000
 """Tokens: an answer that is still being written when it is no longer needed."""

@@ -11,7 +11,7 @@ import math
 import random
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mlx_worker.bench.synthetic.tokenizer import CHAT_TEMPLATE, WORDS, byte_alphabet
 
@@ -32,6 +32,9 @@ GAINS: Mapping[str, float] = {
     "lm_head": 4.5,
 }
 
+PADDED: Final = ("embed_tokens", "lm_head")
+"""Kinds of matrices that have a row for each token, and the padding behind them."""
+
 Shape: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = "array[float]"  # quoted: Python 3.11 cannot subscript it
 
@@ -49,6 +52,8 @@ class Spec:
     template: str = CHAT_TEMPLATE
     added: tuple[str, ...] = ()
     """Tokens that are added to the vocabulary and are no special ones."""
+    padding: int = 0
+    """Rows of embeddings and head that belong to no token, as real models have some."""
 
 
 def norms_are_one(_name: str, shape: Shape) -> float | None:
@@ -69,7 +74,7 @@ class Family:
 def weights(spec: Spec, family: Family, tokens: list[str]) -> dict[str, tuple[Shape, Floats]]:
     """Return every tensor: its shape and its values, row by row."""
     tensors = {
-        name: (shape, _values(spec.seed, family, name, shape))
+        name: (shape, _values(spec, family, name, shape))
         for name, shape in family.shapes(spec).items()
     }
     _, head = tensors["lm_head.weight"]
@@ -77,8 +82,11 @@ def weights(spec: Spec, family: Family, tokens: list[str]) -> dict[str, tuple[Sh
     return tensors
 
 
-def _values(seed: int, family: Family, name: str, shape: Shape) -> Floats:
-    """Return uniform noise; each tensor has a random stream of its own, named after the tensor."""
+def _values(spec: Spec, family: Family, name: str, shape: Shape) -> Floats:
+    """Return uniform noise; each tensor has a random stream of its own, named after the tensor.
+
+    Rows of padding are zero: greedy never picks a logit of 0.
+    """
     count = math.prod(shape)
     constant = family.constant(name, shape)
     if constant is not None:
@@ -86,8 +94,10 @@ def _values(seed: int, family: Family, name: str, shape: Shape) -> Floats:
     kind = name.split(".")[-2]
     gain = family.gains[kind] / math.sqrt(shape[1]) if kind in family.gains else 1.0
     reach = gain * math.sqrt(3)  # uniform in ±√3 has unit variance
-    draw = random.Random(f"{seed}/{name}").random  # noqa: S311  (no secret)
-    return array("f", (reach * (2 * draw() - 1) for _ in range(count)))
+    draw = random.Random(f"{spec.seed}/{name}").random  # noqa: S311  (no secret)
+    padding = spec.padding * shape[1] if kind in PADDED else 0
+    noise = array("f", (reach * (2 * draw() - 1) for _ in range(count - padding)))
+    return noise + array("f", [0.0]) * padding
 
 
 def _silence(head: Floats, hidden: int, tokens: list[str]) -> None:

@@ -1,10 +1,11 @@
-"""The synthetic llamas: nano for the serving stack, tiny for prompts that cost time.
+"""The synthetic llamas: nano for the serving stack, tiny for prompts, slow for decode steps.
 
 [bench]
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.bench.synthetic.family import Family, Shape, Spec
@@ -17,6 +18,9 @@ NANO = Spec(hidden=32, layers=1, heads=2, intermediate=64, seed=1)
 """The fastest model there is: a step is 1 ms, so the serving stack is the bottleneck."""
 TINY = Spec(hidden=64, layers=2, heads=4, intermediate=128, seed=1)
 """A model whose prefill costs enough to be measured: for prefix reuse and first tokens."""
+SLOW = replace(TINY, padding=48_000)
+"""Tiny with as many logits as a real model: a step of eight rows takes 10 ms and more on a CPU, as
+a step of a real model does."""
 
 
 def llama_config(spec: Spec) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def llama_config(spec: Spec) -> dict[str, Any]:
         "num_key_value_heads": spec.heads,
         "intermediate_size": spec.intermediate,
         "max_position_embeddings": spec.context,
-        "vocab_size": VOCABULARY,
+        "vocab_size": VOCABULARY + spec.padding,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
@@ -42,14 +46,14 @@ def llama_config(spec: Spec) -> dict[str, Any]:
 def around(spec: Spec, block: Mapping[str, Shape], norm: str = "norm") -> dict[str, Shape]:
     """Return layers of this block between embeddings and an output head."""
     return {
-        "model.embed_tokens.weight": (VOCABULARY, spec.hidden),
+        "model.embed_tokens.weight": (VOCABULARY + spec.padding, spec.hidden),
         **{
             f"model.layers.{layer}.{part}": shape
             for layer in range(spec.layers)
             for part, shape in block.items()
         },
         f"model.{norm}.weight": (spec.hidden,),
-        "lm_head.weight": (VOCABULARY, spec.hidden),
+        "lm_head.weight": (VOCABULARY + spec.padding, spec.hidden),
     }
 
 

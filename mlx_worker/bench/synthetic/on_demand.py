@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_worker.bench.synthetic.folder import make_folder
-from mlx_worker.bench.synthetic.llama import LLAMA, NANO, TINY
+from mlx_worker.bench.synthetic.llama import LLAMA, NANO, SLOW, TINY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def models(given: Path | None = None) -> Iterator[Callable[[str], Path]]:
 
         @cache
         def synthetic(name: str) -> Path:
-            spec = replace({"nano": NANO, "tiny": TINY}[name], context=CONTEXT)
+            spec = replace({"nano": NANO, "tiny": TINY, "slow": SLOW}[name], context=CONTEXT)
             return make_folder(spec, LLAMA, Path(root) / name)
 
         yield synthetic

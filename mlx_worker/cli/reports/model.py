@@ -60,6 +60,7 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "last exit", f"{last_exit['how']}, {_moment(last_exit['at'])}"
     yield "context", f"{facts['contextLength']} tokens" if facts["contextLength"] else ""
     yield "batching", f"one request at a time: {facts['unbatched']}" if facts["unbatched"] else ""
+    yield "speculation", f"off: {off}" if (off := facts["speculation"]["off"]) else ""
     yield "weights in", facts["dtype"]
     yield "matrix products", facts["blas"]
     yield from _memory(facts)

@@ -32,6 +32,8 @@ ReasoningBudget = Annotated[int, Meta(ge=-1, le=1 << 30)]
 
 LoopRepeats = Annotated[int, Meta(ge=2, le=100)]
 
+Speculation = Literal["auto", "on", "off"]
+
 WeightType = Literal["auto", "float32", "bfloat16"]
 
 SplitKind = Literal["tensor", "pipeline"]
@@ -43,6 +45,10 @@ HeadLine = Annotated[str, Meta(max_length=200, pattern=r"^[^*\r\n]+\*?$")]
 
 DROPPED_LINES = ("x-anthropic-billing-header:*",)
 """The line of accounting that Claude Code's system prompt begins with."""
+
+EventEndpoint = Annotated[
+    str, Meta(pattern=r"^tcp://([0-9.]{7,15}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}$")
+]
 
 SystemPrompt = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
 
@@ -165,6 +171,29 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool,
         Meta(description="False: nothing of this model's KV is kept on disk (`[cache]`)."),
     ] = True
+    kv_events: Annotated[
+        EventEndpoint | None,
+        Meta(
+            description="Address at which the model's KV events are published as vLLM does (ZeroMQ"
+            ' PUB), as in `"tcp://127.0.0.1:5557"`; needs the extra `router`. Events have the token'
+            " ids of prompts and answers, and every program that reaches the address can read them."
+            " Without this key nothing is published."
+        ),
+    ] = None
+    kv_events_replay: Annotated[
+        EventEndpoint | None,
+        Meta(
+            description="Address at which subscribers ask for events that they missed (ZeroMQ"
+            ' ROUTER), as in `"tcp://127.0.0.1:5558"`.'
+        ),
+    ] = None
+    kv_events_topic: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            description="Topic of each message: some routers read names of node and model there.",
+        ),
+    ] = ""
     remember_turns: Annotated[
         bool,
         Meta(
@@ -173,6 +202,15 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " its request alone, and a seed makes the same answer whatever was said before."
         ),
     ] = True
+    speculation: Annotated[
+        Speculation,
+        Meta(
+            description='"auto": tokens that an answer is likely to repeat are drafted, and several'
+            " of them checked in one forward pass. Measurements after the load say whether this is"
+            ' faster, and moves no logit. No token changes. "on": also where such passes round'
+            ' no further than batches do; then an answer may depend on timing. "off": never.'
+        ),
+    ] = "auto"
     prefill_pause: Annotated[
         float,
         Meta(

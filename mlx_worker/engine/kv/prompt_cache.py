@@ -112,12 +112,11 @@ def copy_layers(kv: list[Any], surplus: int) -> list[Any]:
 class PromptCache:
     """Store the KV of prefixes, and find the longest known prefix of a prompt.
 
-    `observer` None: what becomes of entries is of no interest. `copy_kv` copies KV that is fetched,
-    `can_cut` says whether it can be cut.
-    `reserved` bytes of the budget are for KV that is about to be stored.
+    `observers` learn what becomes of entries. `copy_kv` copies KV that is fetched, `can_cut` says
+    whether it can be cut. `reserved` bytes of the budget are for KV that is about to be stored.
     """
 
-    observer: CacheObserver | None = None
+    observers: tuple[CacheObserver, ...] = ()
     copy_kv: Callable[[list[Any], int], list[Any]] = staticmethod(copy_layers)
     can_cut: Callable[[list[Any]], bool] = staticmethod(can_trim_prompt_cache)
     reserved = 0
@@ -158,8 +157,8 @@ class PromptCache:
         if length < least:
             return None, 0
         self._use(key)
-        if self.observer is not None:
-            self.observer.on_used(self._entries[key], length)
+        for observer in self.observers:
+            observer.on_used(self._entries[key], length)
         return self.copy_kv(self._entries[key].kv, len(key) - length), length
 
     def resident(self, tokens: list[int]) -> int:
@@ -216,8 +215,8 @@ class PromptCache:
         self._index.add(entry)
         self._nbytes += entry.nbytes
         self._use(key)
-        if self.observer is not None:
-            self.observer.on_stored(entry)
+        for observer in self.observers:
+            observer.on_stored(entry)
         self._bound()
         self._refresh()
 
@@ -249,8 +248,8 @@ class PromptCache:
         self._cleared = OrderedDict.fromkeys(self._cleared, True)
         with self._lock:
             self._facts = CacheFacts(last_updated=self._now() * 1000, capacity=self._max_bytes)
-        if self.observer is not None:
-            self.observer.on_cleared()
+        for observer in self.observers:
+            observer.on_cleared()
 
     # --- forgetting ---
 
@@ -284,8 +283,8 @@ class PromptCache:
         del self._order[entry.retention][key]
         self._index.remove(entry)
         self._nbytes -= entry.nbytes
-        if self.observer is not None:
-            self.observer.on_dropped(entry, is_replaced=is_replaced)
+        for observer in self.observers:
+            observer.on_dropped(entry, is_replaced=is_replaced)
 
     def _refresh(self, tokens: int | None = None, digest: str | None = None) -> None:
         with self._lock:

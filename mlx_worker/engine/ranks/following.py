@@ -13,7 +13,8 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import can_trim_prompt_cache
 
-from mlx_worker.engine.batch import _Decoders, _Readers
+from mlx_worker.engine.batch import _Readers
+from mlx_worker.engine.decoding import Decoders
 from mlx_worker.engine.kv.prompt_cache import copy_layers
 from mlx_worker.engine.output.end_tokens import EndTokens
 from mlx_worker.engine.ranks.digest import digest_of
@@ -60,7 +61,7 @@ class _ComputeScores:
         """Forget the logits."""
 
 
-class _FollowingDecoders(_Decoders):
+class _FollowingDecoders(Decoders):
     """Decode rows, with the tokens that rank 0 shares."""
 
     def _step(self) -> tuple[list[int], list[mx.array | None]]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import mlx.core as mx
 from mlx_lm.models.cache import can_trim_prompt_cache
 
-from mlx_worker.engine.batch import Batch, _Decoders, _Readers
+from mlx_worker.engine.batch import Batch, _Readers
+from mlx_worker.engine.decoding import Decoders
 from mlx_worker.engine.kv.prompt_cache import copy_layers
 from mlx_worker.engine.ranks.digest import digest_of
 from mlx_worker.engine.ranks.kv_list import NO_KV, KvList
@@ -104,7 +105,7 @@ def shared(tokens: mx.array) -> mx.array:
     return mx.distributed.all_sum(tokens.astype(mx.uint32))
 
 
-class _LeadingDecoders(_Decoders):
+class _LeadingDecoders(Decoders):
     """Decode rows, and share what is sampled."""
 
     def _share(self, tokens: mx.array) -> mx.array:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class Child:
     """The process of one model. `launch` starts one; `pause` detects that the node did not run.
 
-    `token_stats`, `disk_totals` and `lines` (of stderr) cover all processes. Other modules only
-    read `lifecycle`.
+    `token_stats`, `disk_totals`, `kv_log` and `lines` (of stderr) cover all processes. Other
+    modules only read `lifecycle`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Child:
         self.token_stats = context.token_stats
         self.lines = context.lines
         self.disk_totals = context.disk_totals
+        self.kv_log = context.kv_log
         self._device_errors = context.device_errors
         self._loop = asyncio.get_running_loop()
         self._writer = StateWriter(lifecycle, context)

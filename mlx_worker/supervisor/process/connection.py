@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from mlx_worker.errors import CHILD_CODES, ChildLost, ProtocolViolation
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire.framing import encode, frames_from_child
+from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.messages import (
     CacheCleared,
     CacheState,
@@ -50,7 +51,17 @@ FinalResponse = (
 )
 ResponseMessage = Started | PrefillProgress | PromptScores | RowOutput | FinalResponse
 """A message about an opened id."""
-ChildReport = Hello | Gathering | LoadProgress | Loaded | LoadFailed | CacheState | DiskState | Pong
+ChildReport = (
+    Hello
+    | Gathering
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | CacheState
+    | DiskState
+    | KvBlocks
+    | Pong
+)
 """A message about the child as a whole."""
 
 CLOSED_BY_NODE = "the pipe was closed by the node"

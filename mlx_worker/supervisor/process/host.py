@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from mlx_worker.supervisor.kv_events.log import KvEventLog
 from mlx_worker.supervisor.process.disk_totals import DiskTotals
 from mlx_worker.supervisor.process.launch.stderr import (
     KEPT_LINES_OF_MODEL,
@@ -70,3 +71,4 @@ class ChildContext:
     lines: RingBuffer[StderrLine] = field(default_factory=lambda: RingBuffer(KEPT_LINES_OF_MODEL))
     device_errors: DeviceErrors = field(default_factory=DeviceErrors)
     disk_totals: DiskTotals = field(default_factory=DiskTotals)
+    kv_log: KvEventLog = field(default_factory=KvEventLog)

@@ -23,6 +23,7 @@ from mlx_worker.supervisor.process.launch.stderr import device_error
 from mlx_worker.supervisor.process.liveness import Liveness
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import ChildStatus
+from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheState,
@@ -195,6 +196,8 @@ class Incarnation:
                 self.status = replace(self.status, cache=report)
             case DiskState():
                 self._on_disk_state(report)
+            case KvBlocks():
+                self._context.kv_log.on_blocks(report)
             case Pong():
                 self._on_pong(report)
 

@@ -282,8 +282,10 @@ class Dispatcher:
 
     def _fail_changed(self) -> None:
         """Fail generations that other weights or versions began: the rest would not fit."""
+        begun = [generation for generation in self._waiting if generation.has_begun]
+        if not begun:
+            return
         now = identity_of(self._child.status)
-        begun = (generation for generation in self._waiting if generation.has_begun)
         for generation in [generation for generation in begun if generation.identity != now]:
             before = generation.identity
             assert before is not None, "a process has begun the generation"

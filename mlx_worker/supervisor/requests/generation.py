@@ -56,7 +56,7 @@ class FinishInfo:
     `stop_string` is the stop string that ended it, "" for none. `reasoning_tokens` of the
     `completion_tokens` were reasoning. `context_full`: the context ended the answer, not a limit
     of the request. `loop_period` is the number of tokens whose repetition ended it, 0 where none
-    did.
+    did. The last two count tokens that were drafted by the request's prediction.
     """
 
     finish: FinishReason
@@ -65,6 +65,8 @@ class FinishInfo:
     reasoning_tokens: int = 0
     context_full: bool = False
     loop_period: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,8 @@ class Generation:
                     message.reasoning_tokens,
                     message.context_full,
                     message.loop_period,
+                    message.accepted_prediction_tokens,
+                    message.rejected_prediction_tokens,
                 )
                 message.add_spans_to(self._output.spans)  # to be drained with the end
                 self._end()

@@ -364,6 +364,28 @@ def test_generated_seed_sent_back_gives_the_same_request() -> None:
     assert 0 <= made.seed < 2**53  # what every reader of JSON keeps
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["def f():\n", [{"type": "text", "text": "def f"}, {"type": "text", "text": "():\n"}]],
+    ids=["text", "parts"],
+)
+def test_prediction_is_passed_on_as_one_text(content: Any) -> None:
+    (chat,) = asked(prediction={"type": "content", "content": content}).chats
+    assert chat.prediction == "def f():\n"
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        {"type": "content"},
+        {"type": "text", "content": "a"},
+        {"type": "content", "content": [{"type": "image_url", "image_url": {"url": "a"}}]},
+    ],
+)
+def test_prediction_that_is_no_text_is_refused_by_name(prediction: dict[str, Any]) -> None:
+    assert (refused(prediction=prediction).param or "").startswith("prediction")
+
+
 # --- in: what is refused ------------------------------------------------------------------
 
 
@@ -373,7 +395,6 @@ def test_generated_seed_sent_back_gives_the_same_request() -> None:
         ("functions", [{"name": "look"}]),
         ("audio", {"voice": "a"}),
         ("moderation", {"model": "m"}),
-        ("prediction", {"type": "content", "content": "a"}),
         ("response_format", {"type": "structural_tag"}),
         ("tool_choice", "validated"),
     ],

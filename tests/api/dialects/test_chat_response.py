@@ -97,7 +97,11 @@ def test_stream_usage_is_the_last_chunk_without_choices() -> None:
         "completion_tokens": 7,
         "total_tokens": 107,
         "prompt_tokens_details": {"cached_tokens": 64},
-        "completion_tokens_details": {"reasoning_tokens": 2},
+        "completion_tokens_details": {
+            "reasoning_tokens": 2,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert done == "[DONE]"
 
@@ -176,7 +180,11 @@ def test_full_response_is_one_completion_object() -> None:
             "completion_tokens": 7,
             "total_tokens": 107,
             "prompt_tokens_details": {"cached_tokens": 64},
-            "completion_tokens_details": {"reasoning_tokens": 2},
+            "completion_tokens_details": {
+                "reasoning_tokens": 2,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
         },
     }
 

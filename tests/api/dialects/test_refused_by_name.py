@@ -33,7 +33,6 @@ def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
         (chat, CHAT, "modalities", ["text", "audio"]),
         (chat, CHAT, "audio", {"voice": "a"}),
         (chat, CHAT, "moderation", {"model": "m"}),
-        (chat, CHAT, "prediction", {"type": "content"}),
         (chat, CHAT, "tools", [{"type": "custom", "custom": {"name": "look"}}]),
         (chat, CHAT, "tool_choice", "any"),
         (chat, CHAT, "tool_choice", {"type": "custom", "custom": {"name": "look"}}),

@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import pytest
 
 from mlx_worker.child.pipe import EXIT_FRONT_GONE, EXIT_GARBAGE
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER, Launched, Launcher
+from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CacheCleared,
@@ -170,7 +172,9 @@ class Seat:
 
 
 @asynccontextmanager
-async def launched(worker: str, folder: Path, *flags: str) -> AsyncIterator[Seat]:
+async def launched(
+    worker: str, folder: Path, *flags: str, report_blocks: bool = False
+) -> AsyncIterator[Seat]:
     """A worker that has loaded its model; in the end it is gone."""
     seat = Seat()
     seat.launched = await launcher_of(worker, *flags)(seat.owner())
@@ -180,7 +184,9 @@ async def launched(worker: str, folder: Path, *flags: str) -> AsyncIterator[Seat
         assert (hello.protocol, hello.pid) == (PROTOCOL, process.pid)
         assert hello.versions
         assert seat.facts == [hello], "it says nothing else before it is told to load"
-        seat.launched.connection.send(Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1))
+        load = Load("m", str(folder), 4, CONTEXT, 1 << 30, 1 << 30, 0.1)
+        load = msgspec.structs.replace(load, report_blocks=report_blocks)
+        seat.launched.connection.send(load)
         loaded = await seat.fact(Loaded)
         assert (loaded.context_length, loaded.weight_bytes > 0) == (CONTEXT, True)
         progress = [fact for fact in seat.facts if isinstance(fact, LoadProgress)]
@@ -328,6 +334,26 @@ async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano
         assert isinstance(started, Started)
         assert started.cache_hit
         assert await seat.last_response(TrimCache(6, 1 << 30), 6) == CacheCleared(6)
+
+
+@pytest.mark.process
+@MOST
+async def test_blocks_are_reported_only_to_a_front_that_wants_them(worker: str, nano: Path) -> None:
+    for wanted in (True, False):
+        async with launched(worker, nano, report_blocks=wanted) as seat:
+            await seat.last_response(Warm(1, "one two three " * 200), 1)
+            if wanted:
+                blocks = await seat.fact(KvBlocks)
+                assert blocks.count == len(blocks.stored) >= 2
+                assert [block.parent for block in blocks.stored] == [
+                    None,
+                    *(block.hash for block in blocks.stored[:-1]),
+                ]
+            await seat.last_response(ClearCache(2), 2)
+            if wanted:
+                cleared = await seat.fact(KvBlocks, seat.facts.index(blocks) + 1)
+                assert (cleared.cleared, cleared.count, cleared.digest) == (True, 0, 0)
+        assert any(isinstance(fact, KvBlocks) for fact in seat.facts) is wanted
 
 
 @pytest.mark.process

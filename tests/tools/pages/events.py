@@ -21,6 +21,8 @@ MEANING: Final = {
     "drain": "The node stops: it refuses new work, and what runs has `within_s` seconds to finish.",
     "evict": "A model was unloaded to make room for the model `by`.",
     "folder": "A model's folder can be loaded, but has something that `warning` names.",
+    "kv events": "A model publishes KV events at `endpoint`, or does not; `off` says why not."
+    " `warning` tells that other machines may read them.",
     "level": "The lowest level of log lines that are shown was changed to `shown_from`.",
     "loop held": "One step of the front took longer than 50 ms; `path` says which. `other` may "
     "also be a machine that was too busy to run the node.",

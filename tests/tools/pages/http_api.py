@@ -72,7 +72,10 @@ model:
   used and why it is not. The model has `records` of `bytes`, of which `quarantined` are set aside
   after a crash. The whole folder has `totalBytes` of `capacity`, and `writtenToday`. Counts of all
   its processes are `hits` and `misses` (records), `hitTokens`, `secondsSaved` of prefill,
-  `corrupt`, `evicted` (files of records) and `dropped` (records that were not written).
+  `corrupt`, `evicted` (files of records) and `dropped` (records that were not written);
+- `kvEvents`, what its [KV events](../how-to/kv-events.md) come to: the `sequence` of the last
+  batch, `blocks` and their `digest`, and `off`, why nothing is published; null if the model
+  publishes none.
 
 `disk` of the node has the figures of the folder, with its `path` and `writesPerDay`.
 `GET /cache/disk` reads the folder itself, so its answer also has models that are not loaded: under

@@ -67,6 +67,8 @@ _LABELS: Final = """
   have; `other`, work that belongs to no request.
 - `process`: `front` or `model`.
 - `source` of cached prompt tokens: `memory` or `disk`.
+- `model_name`: the model's id, by vLLM's name. `block_size`: tokens of a block. `num_gpu_blocks`:
+  blocks that the KV budget holds. `enable_prefix_caching`: always `True`.
 """
 
 

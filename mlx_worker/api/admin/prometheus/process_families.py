@@ -12,11 +12,12 @@ from mlx_worker.api.metrics.families import MODEL, counter, gauge, histogram, st
 from mlx_worker.supervisor.process.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
     from mlx_worker.api.context import AppContext
+    from mlx_worker.supervisor.model_status import ModelStatus
 
 
 def process_families(context: AppContext) -> Iterator[Metric]:
@@ -51,6 +52,18 @@ def process_families(context: AppContext) -> Iterator[Metric]:
         },
     )
     yield counter(
+        "drafted_tokens",
+        "Tokens that a model's process drafted and checked in wide forward passes.",
+        MODEL,
+        _of_pongs(models, "drafted_tokens"),
+    )
+    yield counter(
+        "accepted_draft_tokens",
+        "Drafted tokens that were right.",
+        MODEL,
+        _of_pongs(models, "accepted_tokens"),
+    )
+    yield counter(
         "stalls",
         "Processes of a model that were killed because they had work and made no progress.",
         MODEL,
@@ -62,6 +75,15 @@ def process_families(context: AppContext) -> Iterator[Metric]:
         MODEL,
         {(id_,): model.has_lost_its_device for id_, model in models.items()},
     )
+
+
+def _of_pongs(models: Mapping[str, ModelStatus], field: str) -> dict[tuple[str, ...], float]:
+    """Return a figure that the models' processes count since their starts."""
+    return {
+        (id_,): getattr(model.child.pong, field)
+        for id_, model in models.items()
+        if model.child.pong is not None
+    }
 
 
 def recovery_families(context: AppContext) -> Iterator[Metric]:

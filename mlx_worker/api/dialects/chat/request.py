@@ -10,7 +10,7 @@ them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -83,10 +83,34 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
 
 
+ChatMessages = Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
+
+
+class PredictedText(msgspec.Struct, frozen=True):
+    """A part of a prediction."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What the answer will repeat in long stretches, such as the file that it edits."""
+
+    type: Literal["content"]
+    content: str | Annotated[list[PredictedText], msgspec.Meta(max_length=10_000)]
+
+    @property
+    def text(self) -> str:
+        """Return the prediction as one text."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
 class ChatCompletionRequest(CommonFields, frozen=True, kw_only=True):
     """The body of a chat completion: the fields that this node knows."""
 
-    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=10_000)]
+    messages: ChatMessages
     model: ModelName | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
@@ -105,7 +129,7 @@ class ChatCompletionRequest(CommonFields, frozen=True, kw_only=True):
     modalities: list[str] | None = None
     audio: dict[str, Any] | None = None
     moderation: dict[str, Any] | None = None
-    prediction: dict[str, Any] | None = None
+    prediction: Prediction | None = None
     web_search_options: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: ShortText | None = None
@@ -151,6 +175,7 @@ def parse(data: bytes, terms_of: TermsLookup = default_terms) -> GenerationReque
         thinking_budget=resolve_thinking_budget(
             body, terms, kwargs, reasoning_budgets(body.reasoning, body.thinking)
         ),
+        prediction=body.prediction.text if body.prediction else "",
     )
     return GenerationRequest(
         model=body.model,
@@ -171,7 +196,6 @@ def _refuse_unsupported(body: ChatCompletionRequest) -> None:
             "modalities": body.modalities not in (None, ["text"]),
             "audio": body.audio is not None,
             "moderation": body.moderation is not None,
-            "prediction": body.prediction is not None,
         }
     )
     check_free_form("chat_template_kwargs", body.chat_template_kwargs, TEMPLATE_VALUES)

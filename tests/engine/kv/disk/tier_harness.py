@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.engine import NO_LADDER, Engine
 from mlx_worker.engine.kv.disk.arrays import capture
 from mlx_worker.engine.kv.disk.forms import forms_of
 from mlx_worker.engine.kv.disk.tier import DiskTier
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.kv.disk.entry_writer import EntryWriter
     from mlx_worker.engine.kv.prompt_cache import CacheEntry
+    from mlx_worker.engine.speculation.ladder import Ladder
     from mlx_worker.kv_disk.payload import Payload
     from mlx_worker.kv_disk.records import Kind
 
@@ -51,8 +52,9 @@ class Clock:
 class Seat:
     """One model with an engine and a tier; `open` again is what a new process does."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, ladder: Ladder = NO_LADDER) -> None:
         self.folder = folder
+        self.ladder = ladder
         self.model, self.tokenizer, _ = read_model(make(name, folder / name))
         self.clock = Clock()
         self._ids = 0
@@ -75,6 +77,7 @@ class Seat:
             context_length=8192,
             max_concurrency=8,
             cache_bytes=cache_bytes,
+            ladder=self.ladder,
             disk=tier,
         )
 
@@ -162,3 +165,8 @@ class Seat:
 
     def close(self) -> None:
         self.tier.close(PATIENCE)
+
+    def die(self) -> None:
+        """End as a process does that is killed: nothing is saved, the kernel closes the folder."""
+        assert self.tier.writer.drain(PATIENCE)
+        self.tier.store._folder.release()

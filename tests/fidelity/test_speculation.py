@@ -1,0 +1,115 @@
+"""Random scenarios whose rows draft: every answer is mlx_lm's own, which drafts nothing.
+
+Two thirds of the requests bring a prediction, which is the answer with mistakes. Drafts of the
+others are looked up in their own tokens, of which a model with few words repeats many.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import pytest
+from hypothesis import strategies as st
+
+from mlx_worker.engine.engine import Engine
+from mlx_worker.engine.prompt import Prompt
+from tests.drafting_harness import FREE, FewWords, Row, assert_same, play, with_mistakes
+from tests.fidelity import tally
+from tests.fidelity.reference import Model
+from tests.fidelity.scenarios import Stage
+from tests.fidelity.test_fidelity import compare
+from tests.rounds import rounds
+from tests.structured_harness import EngineHarness, asked, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mlx_worker.engine.structured.constraint import Constraint
+    from mlx_worker.wire.request import ChatRequest
+    from tests.fidelity.reference import Ask
+
+pytestmark = pytest.mark.fidelity
+
+CASES = rounds(120, 120, 1200)
+"""Of each model."""
+BOUND = rounds(20, 20, 120)
+"""Batches in which some rows have a grammar."""
+WORDS = 8
+
+
+class DraftingStage(Stage):
+    """An engine whose rows draft wherever they can."""
+
+    drafted = accepted = 0
+
+    def _new_engine(self, concurrency: int) -> Engine:
+        return Engine(
+            self.model.model,
+            self.model.tokenizer,
+            context_length=8192,
+            max_concurrency=concurrency,
+            ladder=FREE,
+        )
+
+    def _prompt_of(self, ask: Ask) -> Prompt:
+        prompt = super()._prompt_of(ask)
+        number = crc32(repr(ask).encode())
+        if number % 3 == 0:
+            return prompt
+        share = 0.02 if number % 3 == 1 else 0.2
+        answer = self.model.answer(ask).tokens
+        return replace(prompt, prediction=with_mistakes(answer, number, share))
+
+    def finish(self) -> None:
+        super().finish()
+        type(self).drafted += self.engine.speculation.drafted
+        type(self).accepted += self.engine.speculation.accepted
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("words", [None, WORDS], ids=["any words", "few words"])
+def test_every_answer_with_drafts_is_mlx_lms_in_any_company(
+    words: int | None, model_of: Callable[[str], Model]
+) -> None:
+    tiny = model_of("tiny")
+    chosen = random.Random(0).sample(range(300, 1000), words or 1)
+    model = tiny.model if words is None else FewWords(tiny.model, chosen)
+    drafting = Model(f"drafts of {words or 'any'} words", model, tiny.tokenizer)
+    before = DraftingStage.accepted
+    compare(drafting, CASES, st.sampled_from([8, 8, 4, 2, 1]), DraftingStage)
+    assert DraftingStage.accepted - before > CASES
+    assert DraftingStage.drafted > DraftingStage.accepted
+
+
+@pytest.mark.timeout(0)
+def test_answers_with_grammars_beside_drafts_are_the_same(caller: Path) -> None:
+    harness = EngineHarness(caller)
+    loaded = (harness.model, harness.tokenizer)
+
+    def compiled(request: ChatRequest, prompt: tuple[int, ...]) -> Constraint | None:
+        return harness.constraints.compile(request, Prompt(list(prompt), 0, ""))
+
+    draw = random.Random(1)
+    shape = schema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    for number in range(BOUND):
+        rows: list[Row] = []
+        for place in range(4):
+            settings: dict[str, Any] = {
+                "seed": draw.getrandbits(60),
+                "temperature": draw.choice([0.0, 0.7, 1.0]),
+                "max_tokens": draw.randint(1, 60),
+            }
+            request = asked(shape if place % 2 else None, **settings)
+            prompt = tuple(draw.randrange(300, 1000) for _ in range(draw.randint(3, 40)))
+            plain = Row(request, prompt, constraint=compiled(request, prompt))
+            answer = play(loaded, [plain], None).results[0].tokens
+            bound = compiled(request, prompt)
+            rows.append(Row(request, prompt, with_mistakes(answer, number), bound))
+        again = [replace(row, constraint=compiled(row.request, row.prompt)) for row in rows]
+        drafted = play(loaded, rows)
+        assert_same(drafted, play(loaded, again, None))
+        tally.note("drafts beside grammars", len(rows), 0)
