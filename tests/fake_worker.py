@@ -42,6 +42,7 @@ from mlx_worker.wire.messages import (
     DetokenizeResult,
     DiskCache,
     DiskState,
+    Gathering,
     Generate,
     Hello,
     Leave,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from mlx_worker.wire.request import ChatRequest
 
 EXIT_AS_TOLD = 3
+GATHERING_PORT = 4711
 WEIGHT_BYTES = 123_456
 NOT_DRAFTED = "it was told so"
 PASS_COSTS = [PassCost(1, 1, 0.001), PassCost(1, 8, 0.0015), PassCost(4, 1, 0.002)]
@@ -355,6 +357,8 @@ class FakeWorker:
         assert isinstance(load, Load)
         self._disk = load.disk
         self._blocks = BlockIndex() if load.report_blocks else None
+        if load.place is not None and load.place.rank == 0:
+            self._host.send([Gathering(GATHERING_PORT)])
         self._host.send([LoadProgress(WEIGHT_BYTES // 2, WEIGHT_BYTES)])
         if self._flags.hang_in_load:
             await self._host.hang()

@@ -127,6 +127,14 @@ def qwen3_next_config(spec: Spec) -> dict[str, Any]:
     }
 
 
+def qwen2_config(spec: Spec) -> dict[str, Any]:
+    return {
+        **llama_config(spec),
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+    }
+
+
 def deepseek_v3_config(spec: Spec) -> dict[str, Any]:
     head = spec.hidden // spec.heads
     return {
@@ -244,6 +252,18 @@ def qwen3_next_shapes(spec: Spec) -> dict[str, Shape]:
     return {**around(spec, {}), **layers}
 
 
+def qwen2_shapes(spec: Spec) -> dict[str, Shape]:
+    return around(
+        spec,
+        {
+            **norms(spec.hidden, "input_layernorm", "post_attention_layernorm"),
+            **attention(spec),
+            **{f"self_attn.{part}_proj.bias": (spec.hidden,) for part in "qkv"},
+            **perceptron(spec),
+        },
+    )
+
+
 def deepseek_v3_shapes(spec: Spec) -> dict[str, Shape]:
     """Return layers whose cache is one latent vector a token, and the part that is rotated."""
     hidden, head = spec.hidden, spec.hidden // spec.heads
@@ -341,6 +361,7 @@ GEMMA3 = Family(
 FALCON_H1 = recurrent(falcon_h1_config, falcon_h1_shapes)
 # Here norms count from 1, as in what mlx_lm converts: a raw checkpoint's count from 0.
 QWEN3_NEXT = recurrent(qwen3_next_config, qwen3_next_shapes, out_proj=5.0, o_proj=5.0)
+QWEN2 = Family(qwen2_config, qwen2_shapes, constant=constant)
 DEEPSEEK_V3 = Family(
     deepseek_v3_config,
     deepseek_v3_shapes,
@@ -368,6 +389,8 @@ SPECS: Mapping[str, tuple[Spec, Family]] = {
     "statespace": (replace(SMALL, seed=3), FALCON_H1),
     # A layer of gated linear attention, then one of ordinary attention.
     "delta": (SMALL, QWEN3_NEXT),
+    # Of a family that mlx_lm splits over processes both ways: by heads and by layers.
+    "pipelined": (replace(SMALL, layers=3, heads=4, seed=3), QWEN2),
     # Attention whose keys and values are made of one latent vector a token.
     "latent": (replace(SMALL, seed=1), DEEPSEEK_V3),
     # No attention at all.

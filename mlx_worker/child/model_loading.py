@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.child.kv_blocks import BlockReporter
+from mlx_worker.child.ranks.leading import OtherRanks
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
 from mlx_worker.engine.loading import read_model, weight_bytes, weight_type
-from mlx_worker.engine.speculation.ladder import ladder_of
+from mlx_worker.engine.speculation.ladder import Ladder, ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
@@ -60,15 +61,21 @@ def load_model(
     folder = Path(load.path)
     before = folder_state(folder)
     try:
+        ranks = None if load.place is None else OtherRanks.gather(load.place, code.versions(), send)
         model, tokenizer, context = read_model(
             folder,
             on_progress=lambda done, total: send([LoadProgress(done, total)]),
             chat_template=load.chat_template,
             context_length=load.context_length,
             dtype=load.dtype,
+            keep_part=None if ranks is None else ranks.keep_part,
         )
         # Before other threads compute: what is measured here decides whether rows draft.
-        ladder = ladder_of(model, load.max_concurrency, load.speculation)
+        ladder = (
+            ladder_of(model, load.max_concurrency, load.speculation)
+            if ranks is None
+            else Ladder({}, "several processes compute the model")
+        )
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
@@ -76,7 +83,9 @@ def load_model(
         configured = (load.chat_template or "", load.tools) if _differs(load) else ()
         weights = model_identity(folder, model, configured)
         opening = _start_tier(load, model, weights, code)
-        kv = measure_kv_cost(model)
+        if ranks is not None:
+            ranks.wait_until_loaded(send)
+        kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
         disk = opening.wait() if opening else None
         engine = Engine(
             model,
@@ -92,6 +101,7 @@ def load_model(
             ladder=ladder,
             disk=disk,
             cache_observer=_block_reporter(load, send),
+            ranks=None if ranks is None else ranks.log,
         )
         check_unchanged(folder, before)
         code.check_unchanged()

@@ -44,6 +44,7 @@ from mlx_worker.child.preparation import (
     ReadyToGenerate,
     ReadyToWarm,
 )
+from mlx_worker.child.ranks.following import follow
 from mlx_worker.child.slow_work import WorkMonitor
 from mlx_worker.child.working_set import working_set
 from mlx_worker.engine.checks.computation import ComputationFailed
@@ -192,8 +193,11 @@ class EngineWorker:
         self._pipe.send(
             [Hello(PROTOCOL, self._process.pid, versions, working_set(mx.device_info()))]
         )
+        load = self._loads.get()
+        if load.place is not None and load.place.rank > 0:
+            follow(load, load.place, versions)
         loaded = load_model(
-            self._loads.get(),
+            load,
             self._code,
             send=self._pipe.send,
             on_encoded=self._output.on_encoded,

@@ -27,6 +27,7 @@ from mlx_worker.cli.model_files.init import init
 from mlx_worker.cli.model_files.pull import pull
 from mlx_worker.cli.node_commands import NODE_COMMANDS
 from mlx_worker.cli.options import A_PATH, as_json, config_file, configuration, models_dir
+from mlx_worker.cli.rank import rank
 from mlx_worker.cli.version import version_option
 from mlx_worker.config.load import default_file
 from mlx_worker.errors import WorkerError
@@ -94,6 +95,7 @@ app.add_command(fits)
 app.add_command(init)
 app.add_command(pull)
 app.add_command(cache)
+app.add_command(rank)
 
 
 @app.command

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mlx_worker.config.sizes import in_words
-from mlx_worker.engine.output.end_tokens import stop_sequences
+from mlx_worker.engine.output.end_tokens import EndTokens
 from mlx_worker.engine.prefill import (
     can_start_prefill,
     choose_segment_ends,
@@ -167,7 +167,7 @@ class BatchAdmission:
             all_tokens=[tokens[:cached]],
             samplers=[sequence.sampler],
             logits_processors=[sequence.processors],
-            stop_sequences=[stop_sequences(sequence.ends)],
+            stop_sequences=[EndTokens(sequence.ends)],
         )
         sequence.cached = sequence.read = cached
         if sequence.from_disk is not None:

@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator, PromptProcessingBatch
 
 from mlx_worker.engine.decoding import Decoders
+from mlx_worker.engine.prefill import LARGEST_CHUNK, READERS
 from mlx_worker.engine.sampling import RowSampler
 from mlx_worker.engine.speculation.decoding import DraftingDecoders
 
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 
 CLEAR_EVERY: Final = 2048
 """Tokens read, padding included, after which the device frees unused memory."""
+
+
+def batch_settings(rows: int) -> dict[str, Any]:
+    """Return the sizes of a batch that decodes `rows` rows at once."""
+    return {
+        "completion_batch_size": rows,
+        # Those that have read all but the last token still count with mlx_lm's readers.
+        "prefill_batch_size": min(2 * READERS, rows),
+        "prefill_step_size": LARGEST_CHUNK,
+    }
 
 
 class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
@@ -46,9 +57,9 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
     ) -> None:
         super().__init__(model, **settings)
         # Rows that are admitted later join these two, and take on their classes.
-        self._prompt_batch = _Readers.empty(model, self.sampler)
+        self._prompt_batch = self.readers.empty(model, self.sampler)
         self._prompt_batch.on_read = on_read
-        kind = Decoders if speculation is None else DraftingDecoders
+        kind = self._prompt_batch.decoders if speculation is None else DraftingDecoders
         self._generation_batch = kind.empty(model, self.sampler)
         self._generation_batch.on_encoded = on_encoded
         self._generation_batch.speculation = speculation
@@ -59,6 +70,11 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         """
 
     @property
+    def readers(self) -> type[_Readers]:
+        """Return the class of the rows while their prompts are read."""
+        return _Readers
+
+    @property
     def decodes(self) -> bool:
         """True if the next step computes tokens, and reads those of the step before."""
         return len(self._generation_batch) > 0
@@ -66,6 +82,10 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
     def retract(self, uid: int, count: int) -> None:
         """Take the last tokens of a decoding row back, before the row leaves."""
         self._generation_batch.retract(uid, count)
+
+    def clear_memory(self) -> None:
+        """Give unused memory back to the operating system."""
+        mx.clear_cache()
 
     def confirm(self) -> None:
         """Raise the error of earlier work of the device, if there was one.
@@ -88,6 +108,11 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
     stop_sequences: list[Any]
     on_read: Callable[[int, float], None]
     _places = 0
+
+    @property
+    def decoders(self) -> type[Decoders]:
+        """Return the class of the rows once their prompts are read."""
+        return Decoders
 
     def prompt(self, tokens: list[list[int]]) -> None:
         """Read these tokens, a list for each row."""
@@ -142,7 +167,7 @@ class _Readers(PromptProcessingBatch):  # type: ignore[misc]
 
     def generate(self, tokens: list[list[int]]) -> Decoders:
         """Return all rows as decoders; `tokens` are the last of each prompt."""
-        decoders = Decoders(
+        decoders = self.decoders(
             self.model,
             self.uids,
             mx.array([last for (last,) in tokens]),

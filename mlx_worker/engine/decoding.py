@@ -115,7 +115,11 @@ class Decoders(GenerationBatch):  # type: ignore[misc]
         own, own_normalizers = (logprobs, normalizers) if not contexts else normalized(computed)
         evidence = self.evidence_of(self.uids, own, own_normalizers)
         sampled = sample_rows(self._allowed(logprobs, inputs), self.samplers)
-        return Chosen(self._with_forced(sampled, inputs), logprobs, evidence, contexts)
+        return Chosen(self._share(self._with_forced(sampled, inputs)), logprobs, evidence, contexts)
+
+    def _share(self, tokens: mx.array) -> mx.array:
+        """Return the next tokens, as every process that computes this batch has them."""
+        return tokens
 
     def _allowed(self, logprobs: mx.array, inputs: mx.array) -> mx.array:
         """Return the log-probabilities to sample from: with a grammar, of allowed tokens only.

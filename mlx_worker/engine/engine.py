@@ -8,12 +8,11 @@ the prompt cache. [child]
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-
 from mlx_worker.engine.admission import BatchAdmission
-from mlx_worker.engine.batch import Batch
+from mlx_worker.engine.batch import Batch, batch_settings
 from mlx_worker.engine.batch_support import is_cuttable, unbatched_because
 from mlx_worker.engine.checks.computation import computing
 from mlx_worker.engine.ending import ending, replayed
@@ -25,8 +24,9 @@ from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.markers import Markers
 from mlx_worker.engine.output.prompt_scores import max_scored_tokens
-from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, READERS, ChunkSizer
+from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
+from mlx_worker.engine.ranks.leading import LeadingBatch
 from mlx_worker.engine.row_output import row_output
 from mlx_worker.engine.sequence import Sequence, SequenceTable
 from mlx_worker.engine.sequence_factory import SequenceFactory
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.engine.kv.prompt_cache import CacheObserver
+    from mlx_worker.engine.ranks.leading import OperationLog
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -67,7 +68,8 @@ class Engine:
 
     On a GPU mlx may raise an error one step late. Tokens that `step` returned are confirmed once
     `on_encoded` was called, in the next step, or, where `is_unconfirmed` is false, once `confirm`
-    has returned. After any error but a `WorkerError` the engine may not be used again.
+    has returned. After any error but a `WorkerError` the engine may not be used again. `ranks` is
+    told of all that is done to KV; None: this process has the whole model.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Engine:
         on_encoded: Callable[[], None] = _ignore,
         ladder: Ladder = NO_LADDER,
         disk: DiskTier | None = None,
+        ranks: OperationLog | None = None,
         cache_observer: CacheObserver | None = None,
     ) -> None:
         self.speculation = Speculation(ladder, context_length, len(tokenizer))
@@ -104,22 +107,23 @@ class Engine:
         self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
         self._pace = ChunkSizer(prefill_pause)
         rows = 1 if self.unbatched else max_concurrency
-        self._batch = Batch(
+        make_batch = Batch if ranks is None else partial(LeadingBatch, log=ranks)
+        cuttable = is_cuttable(model)
+        if ranks is not None:
+            self.cache.copy_kv, self.cache.can_cut = ranks.copy, ranks.can_cut
+            cuttable = cuttable and ranks.are_cuttable
+        self._batch = make_batch(
             model,
             on_read=self._pace.record,
             on_encoded=on_encoded,
             speculation=None if self.speculation.off else self.speculation,
-            completion_batch_size=rows,
-            # Those that have read all but the last token still count with mlx_lm's readers.
-            prefill_batch_size=min(2 * READERS, rows),
-            prefill_step_size=LARGEST_CHUNK,
+            **batch_settings(rows),
         )
         self.entry_writer = (
             EntryWriter(disk, self._batch, self._pace, self.history) if disk else None
         )
         observers = (self.entry_writer, cache_observer)
         self.cache.observers = tuple(observer for observer in observers if observer is not None)
-        cuttable = is_cuttable(model)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
         self.disk_reading = (
@@ -263,12 +267,12 @@ class Engine:
         if self.disk_reading is not None:
             self.disk_reading.clear()
         self.history.clear()
-        mx.clear_cache()
+        self._batch.clear_memory()
 
     def trim_cache(self, nbytes: int) -> None:
         """Evict cached prompts of at least `nbytes` bytes, and give the memory back."""
         self.cache.trim(nbytes)
-        mx.clear_cache()
+        self._batch.clear_memory()
 
     # --- inside ---
 

@@ -13,7 +13,13 @@ from jinja2 import TemplateSyntaxError
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm import utils as mlx_lm_utils
 
-from mlx_worker.errors import BadModelFolder, InferenceError, ModelNotFoundError, cause_of
+from mlx_worker.errors import (
+    BadModelFolder,
+    InferenceError,
+    ModelNotFoundError,
+    UnservableModel,
+    cause_of,
+)
 from mlx_worker.models.store import inspect_folder
 
 if TYPE_CHECKING:
@@ -37,15 +43,18 @@ def read_model(
     chat_template: str | None = None,
     context_length: int | None = None,
     dtype: str = "",
+    keep_part: Callable[[Any], None] | None = None,
 ) -> tuple[Any, Any, int | None]:
     """Load weights and tokenizer from a folder, and report progress.
 
     Returns (model, tokenizer, context length in tokens or None for no limit). `config` overrides
     entries of the model's config.json, `chat_template` the tokenizer's own; `context_length` is the
     configured one. `dtype` is the floating-point type of the weights, "" for those in the files.
+    `keep_part` reduces the model to what this process computes, before weights are read.
     Raises ModelNotFoundError where there is nothing at the path, BadModelFolder
-    where the path is no folder, or where a file or the template is missing or broken, and
-    InferenceError with the cause for any other failure.
+    where the path is no folder, or where a file or the template is missing or broken, what
+    `keep_part` raises of a model that cannot be split, and InferenceError with the cause for any
+    other failure.
     """
     if not path.exists():
         raise ModelNotFoundError(f"Model not found: {path}")
@@ -55,11 +64,15 @@ def read_model(
     extra = None if chat_template is None else {"chat_template": chat_template}
     try:
         model, settings = mlx_lm_utils.load_model(path, lazy=True, model_config=config)
+        if keep_part is not None:
+            keep_part(model)
         convert_weights(model, dtype)
         _materialize(model, on_progress)
         tokenizer = mlx_lm_utils.load_tokenizer(
             path, extra, eos_token_ids=settings.get("eos_token_id")
         )
+    except UnservableModel:
+        raise
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         raise BadModelFolder(f"cannot build a model from {path}: {cause_of(error)}") from error
     except SystemExit as error:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from mlx_worker.errors import ConfigError, WorkerError
+from mlx_worker.errors import ConfigError, UnservableModel, WorkerError
+from mlx_worker.models.json_file import read_object
 from mlx_worker.models.regular import read_regular
+from mlx_worker.models.splits import check_split
 from mlx_worker.models.store import default_models_dir, inspect_folder, locate, places
 from mlx_worker.models.weight_types import AS_STORED
 from mlx_worker.system.text_files import decode_text
@@ -80,15 +82,18 @@ def inspect_model(
 ) -> ModelFolder:
     """Find and inspect one model's folder. May block for as long as the disk does.
 
-    Raises ModelNotFoundError or BadModelFolder, naming the model, or ConfigError for a chat
-    template that cannot be read.
+    Raises ModelNotFoundError, BadModelFolder or UnservableModel, naming the model, or ConfigError
+    for a chat template that cannot be read.
     """
     try:
         folder = inspect_folder(locate(model.path, models_dir_of(config), config.folder))
         folder = replace(folder, chat_template=_chat_template(model))
+        if model.ranks > 1:
+            check_split(read_object(folder.path / "config.json"), model.ranks, model.split)
         return types.applied_to(folder, model.dtype)
     except WorkerError as error:
-        raise type(error)(f"model {model.id!r}: {error}", param="path") from error
+        key = "ranks" if isinstance(error, UnservableModel) else "path"
+        raise type(error)(f"model {model.id!r}: {error}", param=key) from error
 
 
 def models_dir_of(config: Config | None) -> Path:

@@ -63,12 +63,14 @@ def with_known_folders(
     ]
 
 
-def _process_of(planned: PlannedModel) -> tuple[Load, Mapping[str, str], bool]:
+def _process_of(planned: PlannedModel) -> tuple[object, ...]:
     """Return the settings that only a new process applies.
 
-    They are what the process loads, its environment, and whether it keeps KV on disk.
+    They are what the process loads, its environment, whether it keeps KV on disk, and over how many
+    processes the model is split.
     """
-    return load_of(planned), planned.config.env, planned.config.disk_cache
+    config = planned.config
+    return load_of(planned), config.env, config.disk_cache, config.ranks, config.split
 
 
 def compare(

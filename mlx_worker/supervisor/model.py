@@ -20,6 +20,7 @@ from mlx_worker.supervisor.memory.idle import IdleTimer
 from mlx_worker.supervisor.memory.policy import MemoryClaim, disk_buffers, expected_bytes
 from mlx_worker.supervisor.model_status import ModelStatus
 from mlx_worker.supervisor.process.child import Child
+from mlx_worker.supervisor.process.launch.group import RankGroup
 from mlx_worker.supervisor.process.lifecycle import Lifecycle
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.admission import Admission
@@ -107,6 +108,7 @@ class ModelRuntime:
         self._events = events
         self._ids = ids
         self._unary_calls = 0
+        self._timings, self._pause = timings, pause
         self._disk_told: DiskCache | None = None
         self.admission = Admission(config.id, config.max_concurrency, config.max_queue)
         self.warm_set = WarmSet(config.warm)
@@ -144,7 +146,8 @@ class ModelRuntime:
         ends, allowed = self.child.recent_ends
         is_last_try = 0 < allowed <= ends
         is_avoided = is_last_try or self.dispatcher.avoids_disk
-        if disk is None or is_avoided or not self.config.disk_cache:
+        is_kept = self.config.disk_cache and self.config.ranks == 1
+        if disk is None or is_avoided or not is_kept:
             return None
         return msgspec.structs.replace(disk, suspects=self.dispatcher.disk_suspects.records)
 
@@ -251,7 +254,14 @@ class ModelRuntime:
     # --- the host of the child ---
 
     async def _launch(self, callbacks: ConnectionCallbacks) -> Launched:
-        return await self._spare_pool.launch(callbacks, self.config.env)
+        config, pool = self.config, self._spare_pool
+        if config.ranks == 1:
+            return await pool.launch(callbacks, config.env)
+        group = RankGroup(callbacks, config.ranks, config.split, self._timings, self._pause)
+        return await group.start(
+            lambda callbacks: pool.launch(callbacks, config.env),
+            lambda callbacks: pool.launch_rank(callbacks, config.env),
+        )
 
     def on_state_entered(self, state: State) -> None:
         """Tell generations and node of a new state of the child."""

@@ -17,8 +17,6 @@ from mlx_worker.wire.messages import FromChild, ToChild
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.wire.base import WireMessage
-
 _HEADER = 4
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes. A prompt body is capped well below this; anything larger is garbage."""
@@ -28,7 +26,7 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(message: WireMessage) -> bytes:
+def encode(message: msgspec.Struct) -> bytes:
     """Return one frame. Raises ValueError for a message that MessagePack or a frame cannot hold."""
     try:
         payload = _encoder.encode(message)
@@ -44,7 +42,7 @@ def encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-class _Frames(Generic[T]):
+class Frames(Generic[T]):
     """Collect bytes until they make frames. Raises ProtocolViolation on garbage."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[T]) -> None:
@@ -78,11 +76,11 @@ class _Frames(Generic[T]):
             raise ProtocolViolation(f"a frame that is no message: {error}") from error
 
 
-def frames_from_child() -> _Frames[FromChild]:
+def frames_from_child() -> Frames[FromChild]:
     """Return a decoder of frames from a child."""
-    return _Frames(msgspec.msgpack.Decoder(FromChild))
+    return Frames(msgspec.msgpack.Decoder(FromChild))
 
 
-def frames_to_child() -> _Frames[ToChild]:
+def frames_to_child() -> Frames[ToChild]:
     """Return a decoder of frames to a child."""
-    return _Frames(msgspec.msgpack.Decoder(ToChild))
+    return Frames(msgspec.msgpack.Decoder(ToChild))

@@ -17,10 +17,11 @@ from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
+from mlx_worker.wire.rank_place import RankPlace
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 14
+PROTOCOL = 15
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -50,7 +51,8 @@ class Load(WireMessage, frozen=True):
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
     None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
     the types in the files. `speculation` "off": every token has a forward pass of its own.
-    `report_blocks`: the process sends `KvBlocks`.
+    `report_blocks`: the process sends `KvBlocks`. `place` is that of this process among several
+    that compute the model together; None: it computes the whole model.
     """
 
     model: str
@@ -67,6 +69,7 @@ class Load(WireMessage, frozen=True):
     dtype: str = ""
     speculation: Literal["auto", "on", "off"] = "auto"
     report_blocks: bool = False
+    place: RankPlace | None = None
 
 
 class Generate(WireMessage, frozen=True):
@@ -179,6 +182,12 @@ class Hello(WireMessage, frozen=True):
     pid: int
     versions: dict[str, str]
     working_set: int | None = None
+
+
+class Gathering(WireMessage, frozen=True):
+    """Tell the port at which rank 0 waits for the other ranks of its model."""
+
+    port: int
 
 
 class LoadProgress(WireMessage, frozen=True):
@@ -369,6 +378,7 @@ class Pong(WireMessage, frozen=True):
 
 FromChild = (
     Hello
+    | Gathering
     | LoadProgress
     | Loaded
     | LoadFailed

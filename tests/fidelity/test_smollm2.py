@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import mlx_lm
 import pytest
 
+from mlx_worker.errors import UnservableModel
 from mlx_worker.models.store import default_models_dir, locate
 from tests.fidelity import tally
 from tests.fidelity.test_fidelity import CASES
-from tests.processes import COMMAND, running_node
+from tests.processes import COMMAND, config_text, running_node
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,3 +84,12 @@ def test_prompts_get_the_words_that_mlx_lm_gives(folder: Path, tmp_path: Path) -
     wrong = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
     tally.note(NAME, len(prompts), len(wrong))
     assert not wrong
+
+
+def test_two_ranks_are_refused_with_the_numbers(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text(config_text({NAME: folder}, extra="ranks = 2"))
+    check = [*COMMAND, "check", str(file)]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == UnservableModel.exit_code
+    assert "9 attention heads and 3 KV heads cannot be split over 2 ranks" in done.stderr

@@ -23,6 +23,7 @@ from mlx_worker.wire.messages import (
     DetokenizeResult,
     DiskState,
     FromChild,
+    Gathering,
     Generate,
     Hello,
     Leave,
@@ -52,6 +53,7 @@ from mlx_worker.wire.output import (
     StepOutput,
     ToolCall,
 )
+from mlx_worker.wire.rank_place import RankPlace
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.rounds import rounds
 
@@ -98,7 +100,16 @@ SPANS: list[Span] = [
 EXAMPLES: dict[type[WireMessage], WireMessage] = {
     type(example): example
     for example in (
-        Load("qwen", "/models/qwen", 8, None, 1 << 30, 1 << 31, 0.1),
+        Load(
+            "qwen",
+            "/models/qwen",
+            8,
+            None,
+            1 << 30,
+            1 << 31,
+            0.1,
+            place=RankPlace(1, 3, "tensor", "192.0.2.1", "ab" * 16, "192.0.2.2:4711"),
+        ),
         Generate(1, REQUEST),
         CancelGeneration(2**53 + 1),
         Warm(3, HOSTILE),
@@ -107,6 +118,7 @@ EXAMPLES: dict[type[WireMessage], WireMessage] = {
         Ping(5),
         Leave(4.5),
         Hello(PROTOCOL, pid=4711, versions={"mlx": "0.32.4"}),
+        Gathering(port=65_535),
         LoadProgress(done=2**33, total=2**34),
         Loaded(context_length=32_768, weight_bytes=2**35, unbatched="", weights="ab" * 32),
         LoadFailed(HOSTILE, permanent=True),

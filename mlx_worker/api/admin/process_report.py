@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import psutil
+from msgspec.structs import replace
 
 from mlx_worker.api.context import CONTEXT
 from mlx_worker.api.middleware.responses import json_response
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.supervisor.node import Node
 
-Kind = Literal["front", "model", "spare", "parser", "helper", "assertion"]
+Kind = Literal["front", "model", "rank", "keeper", "spare", "parser", "helper", "assertion"]
 
 _PARSER_TITLE: Final = "mlx-worker: parser"
 """The beginning of the title of the process that parses large bodies."""
@@ -31,7 +32,8 @@ _PARSER_TITLE: Final = "mlx-worker: parser"
 class ProcessEntry(msgspec.Struct, frozen=True):
     """One process. `model` and `folder` are the model that it serves or helps, else null.
 
-    An assertion keeps a Mac awake.
+    An assertion keeps a Mac awake. A rank is a further process of a model, which its keeper starts
+    and ends.
 
     `residentBytes` is null for a process that has just ended.
     """
@@ -88,6 +90,7 @@ def _entries(
         "front", front, "draining" if node.draining else "ready", _resident(measured, front)
     )
     models = dict(_model_entries(node, measured))
+    models |= dict(_rank_entries(node, measured, models))
     yield from models.values()
     waiting = set(node.spare_pool.waiting)
     for pid, process in measured.items():
@@ -124,6 +127,23 @@ def _model_entries(
                     str(folder.path) if folder else None,
                 ),
             )
+
+
+def _rank_entries(
+    node: Node,
+    measured: Mapping[int, MeasuredProcess],
+    models: Mapping[int, ProcessEntry],
+) -> Iterator[tuple[int, ProcessEntry]]:
+    """Yield the further processes of models with several ranks, and their keepers."""
+    for model in node.models.values():
+        for rank in model.child.status.ranks[1:]:
+            owner = models.get(model.child.status.ranks[0].pid)
+            if owner is None or rank.pid not in measured:
+                continue
+            keeper = measured[rank.pid].parent
+            for kind, pid in (("keeper", keeper), ("rank", rank.pid)):
+                entry = replace(owner, kind=kind, pid=pid, residentBytes=_resident(measured, pid))
+                yield pid, entry
 
 
 def _resident(measured: Mapping[int, MeasuredProcess], pid: int) -> int | None:

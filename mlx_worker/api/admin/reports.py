@@ -160,6 +160,15 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
             "residentBytes": pong.resident_bytes if pong else None,
             "deviceBytes": pong.device_bytes if pong else None,
         },
+        "ranks": [
+            {
+                "rank": rank.rank,
+                "pid": rank.pid,
+                "residentBytes": rank.resident_bytes,
+                "deviceBytes": rank.device_bytes,
+            }
+            for rank in child.ranks
+        ],
         "health": stats.health(),
         "cache": _cache_in_health(model) | {"disk": disk_report.in_health(model, context)},
         "metrics": stats.metrics()

@@ -36,6 +36,8 @@ Speculation = Literal["auto", "on", "off"]
 
 WeightType = Literal["auto", "float32", "bfloat16"]
 
+SplitKind = Literal["tensor", "pipeline"]
+
 ToolMode = Literal["refuse", "ignore", "prompt"]
 
 HeadLine = Annotated[str, Meta(max_length=200, pattern=r"^[^*\r\n]+\*?$")]
@@ -297,6 +299,23 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " weights stay as they are; their scales and all other parts follow this key."
         ),
     ] = "auto"
+    ranks: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Processes that compute the model together, each with its part of the"
+            " weights and of the KV. For trying such a split on one host, where one process is"
+            " faster.",
+        ),
+    ] = 1
+    split: Annotated[
+        SplitKind,
+        Meta(
+            description="What each of several processes has: `tensor` is some heads of every"
+            " layer, `pipeline` is some of the layers."
+        ),
+    ] = "tensor"
     env: Annotated[
         dict[str, str],
         Meta(

@@ -101,14 +101,24 @@ class CacheObserver(Protocol):
         """Handle that everything was cleared."""
 
 
+def copy_layers(kv: list[Any], surplus: int) -> list[Any]:
+    """Return a copy of KV, without its last `surplus` tokens."""
+    copied = copy.deepcopy(list(kv))
+    if surplus:
+        trim_prompt_cache(copied, surplus)
+    return copied
+
+
 class PromptCache:
     """Store the KV of prefixes, and find the longest known prefix of a prompt.
 
-    `observers` learn what becomes of entries. `reserved` bytes of the budget are for KV that is
-    about to be stored.
+    `observers` learn what becomes of entries. `copy_kv` copies KV that is fetched, `can_cut` says
+    whether it can be cut. `reserved` bytes of the budget are for KV that is about to be stored.
     """
 
     observers: tuple[CacheObserver, ...] = ()
+    copy_kv: Callable[[list[Any], int], list[Any]] = staticmethod(copy_layers)
+    can_cut: Callable[[list[Any]], bool] = staticmethod(can_trim_prompt_cache)
     reserved = 0
 
     def __init__(self, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.time) -> None:
@@ -149,10 +159,7 @@ class PromptCache:
         self._use(key)
         for observer in self.observers:
             observer.on_used(self._entries[key], length)
-        kv = copy.deepcopy(self._entries[key].kv)
-        if surplus := len(key) - length:
-            trim_prompt_cache(kv, surplus)
-        return kv, length
+        return self.copy_kv(self._entries[key].kv, len(key) - length), length
 
     def resident(self, tokens: list[int]) -> int:
         """Return the length of the longest known prefix of `tokens`."""
@@ -176,7 +183,7 @@ class PromptCache:
         length = len(best)
         for entry in self._index.neighbours(tokens):
             shared = common_prefix(entry.tokens, tokens)
-            if shared > length and can_trim_prompt_cache(entry.kv):
+            if shared > length and self.can_cut(entry.kv):
                 best, length = entry.tokens, shared
         return best, length
 
@@ -197,7 +204,7 @@ class PromptCache:
         if known is not None:
             retention = max(retention, known.retention, key=_rank)
             self._drop(key, is_replaced=True)
-        if can_trim_prompt_cache(kv):
+        if self.can_cut(kv):
             # An earlier turn that this one extends can be cut out of it.
             earlier = [entry for entry in self._index.prefixes(key) if _is_turn(entry)]
             for turn in earlier:

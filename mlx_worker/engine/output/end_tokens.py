@@ -26,9 +26,12 @@ def ending_tokens(ends: EndConditions, eos: Collection[int]) -> frozenset[int]:
     return frozenset(ends.stop_token_ids).union(() if ends.ignore_eos else eos)
 
 
-def stop_sequences(tokens: frozenset[int]) -> StopSequences:
-    """Return these tokens as mlx_lm's batch takes them."""
-    return StopSequences([[token] for token in sorted(tokens)])
+class EndTokens(StopSequences):  # type: ignore[misc]  # mlx_lm has no types
+    """The tokens that end an answer, as mlx_lm's batch takes them."""
+
+    def __init__(self, tokens: Collection[int]) -> None:
+        self.tokens = sorted(tokens)
+        super().__init__([[token] for token in self.tokens])
 
 
 def check_stop_tokens(ends: EndConditions, vocabulary: int) -> None:

@@ -26,6 +26,7 @@ from mlx_worker.wire.messages import (
     DetokenizeResult,
     DiskState,
     FromChild,
+    Gathering,
     Hello,
     Leave,
     Loaded,
@@ -50,7 +51,17 @@ FinalResponse = (
 )
 ResponseMessage = Started | PrefillProgress | PromptScores | RowOutput | FinalResponse
 """A message about an opened id."""
-ChildReport = Hello | LoadProgress | Loaded | LoadFailed | CacheState | DiskState | KvBlocks | Pong
+ChildReport = (
+    Hello
+    | Gathering
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | CacheState
+    | DiskState
+    | KvBlocks
+    | Pong
+)
 """A message about the child as a whole."""
 
 CLOSED_BY_NODE = "the pipe was closed by the node"

@@ -38,6 +38,7 @@ from mlx_worker.wire.messages import (
 if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import ChildConnection, ChildReport
     from mlx_worker.supervisor.process.host import ChildContext
+    from mlx_worker.supervisor.process.launch.group import RankGroup
     from mlx_worker.supervisor.process.launch.launcher import Launched
     from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.base import WireMessage
@@ -80,6 +81,7 @@ class Incarnation:
         self._disk: DiskState | None = None  # also after the state is forgotten
         self._keeps_kv = False
         self._process: ChildProcess | None = None
+        self._group: RankGroup | None = None
         self._liveness: Liveness | None = None
         self._reaper: asyncio.Task[None] | None = None
 
@@ -93,8 +95,11 @@ class Incarnation:
         )
         launched = await self._context.launch(callbacks)
         self._process, self.connection = launched.process, launched.connection
+        self._group = launched.group
         self.status = replace(self.status, pid=launched.process.pid, env=launched.env)
         launched.stderr_tail.attach_model(self._context.model, self._context.lines)
+        if self._group is not None:
+            self._group.attach_model(self._context.model, self._context.lines)
         self._reaper = asyncio.create_task(self._reap(launched))
         if launched.hello is not None:
             self._on_report(launched.hello)
@@ -124,7 +129,10 @@ class Incarnation:
     def load(self, load: Load) -> None:
         """Have the process load a model."""
         self._keeps_kv = load.disk is not None
-        self.send(load)
+        if self._group is not None:
+            self._group.load(load)
+        else:
+            self.send(load)
 
     def on_ready(self) -> None:
         """Note how long the model took to load, and judge the process by its progress from now."""
@@ -217,7 +225,8 @@ class Incarnation:
             self._context.host.on_measured_at_start(pong.resident_bytes)
         elif self._liveness is not None:
             self._liveness.on_pong(self.status.pong, pong)
-        self.status = replace(self.status, pong=pong)
+        ranks = self._group.ranks if self._group is not None else ()
+        self.status = replace(self.status, pong=pong, ranks=ranks)
         self._measured = pong
 
     # --- its end ---
@@ -225,6 +234,9 @@ class Incarnation:
     async def _reap(self, launched: Launched) -> None:
         code = await launched.process.wait()
         how = describe_exit(code)
+        if self._group is not None:
+            # Rank 0 cannot go on without the others, and ends too.
+            how = self._group.failure or how
         # The pipes may still hold what the process wrote last, and why it ended.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STDERR_TIMEOUT):

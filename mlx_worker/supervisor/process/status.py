@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class RankStatus:
+    """One of several processes that compute a model together; memory in bytes."""
+
+    rank: int
+    pid: int
+    resident_bytes: int
+    device_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChildStatus:
     """The latest reports of one process; a new process begins without any.
 
+    `ranks` are all processes of a model that has several, () for any other model.
     `load_seconds` is the time from the start of the process until READY. `working_set` is in bytes,
     as the device recommends. `env` has the environment variables of the model's configuration.
     """
@@ -33,6 +44,7 @@ class ChildStatus:
     versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     working_set: int | None = None
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    ranks: tuple[RankStatus, ...] = ()
 
     @property
     def resident_bytes(self) -> int | None:

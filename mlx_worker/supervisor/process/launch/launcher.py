@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker.supervisor.blas.child_blas import OWN_BLAS
 from mlx_worker.supervisor.process.connection import ChildConnection, ConnectionCallbacks, connect
-from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND, NO_VARIABLES, spawn
+from mlx_worker.supervisor.process.launch.process import (
+    CHILD_COMMAND,
+    KEEPER_COMMAND,
+    NO_VARIABLES,
+    spawn,
+    spawn_keeper,
+)
 from mlx_worker.supervisor.process.launch.stderr import StderrTail
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from mlx_worker.supervisor.blas.child_blas import ChildBlas
+    from mlx_worker.supervisor.process.launch.group import RankGroup
     from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.wire.messages import Hello
 
@@ -25,7 +32,8 @@ if TYPE_CHECKING:
 class Launched:
     """A process, the front's end of its pipe, its stderr, and a hello that has arrived already.
 
-    `env` has the environment variables of the model that the process was started with.
+    `env` has the environment variables of the model that the process was started with. `group` has
+    the other processes of the model; None: it has one.
     """
 
     process: ChildProcess
@@ -33,6 +41,7 @@ class Launched:
     stderr_tail: StderrTail
     hello: Hello | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    group: RankGroup | None = None
 
 
 class Launch(Protocol):
@@ -55,11 +64,13 @@ class Launcher(Protocol):
 class ProcessLauncher:
     """Starts a process of the operating system for each child.
 
-    `blas` says what the process preloads; without it, mlx computes with its own BLAS.
+    `blas` says what the process preloads; without it, mlx computes with its own BLAS. `start` hands
+    the process its end of the pipe.
     """
 
     command: Sequence[str]
     blas: Callable[[], Awaitable[ChildBlas]] | None = None
+    start: Callable[..., Awaitable[ChildProcess]] = spawn
 
     async def __call__(
         self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
@@ -70,7 +81,7 @@ class ProcessLauncher:
         theirs = await connect(connection)
         with theirs:
             try:
-                process = await spawn(self.command, theirs.fileno(), env, blas)
+                process = await self.start(self.command, theirs.fileno(), env, blas)
             except OSError as error:
                 connection.close()
                 raise OSError(f"cannot start {self.command[0]}: {error}") from error
@@ -83,6 +94,12 @@ class ProcessLauncher:
 def child_launcher(blas: Callable[[], Awaitable[ChildBlas]]) -> ProcessLauncher:
     """Return what starts the product's own child with a BLAS."""
     return ProcessLauncher(CHILD_COMMAND, blas)
+
+
+def rank_launcher(launcher: Launcher) -> Launcher:
+    """Return what starts other ranks, behind keepers, beside the children of a launcher."""
+    blas = launcher.blas if isinstance(launcher, ProcessLauncher) else None
+    return ProcessLauncher(KEEPER_COMMAND, blas, spawn_keeper)
 
 
 CHILD_LAUNCHER: Final = ProcessLauncher(CHILD_COMMAND)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 CHILD_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.child")
 """The command of a child; `--fd N` is appended. The front names no other code of the child."""
 
+KEEPER_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker", "rank")
+"""The command of the keeper of a rank on this host; the pipe is its standard input and output."""
+
 CHILD_ENVIRONMENT: Final = {
     # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
     "HF_HUB_OFFLINE": "1",
@@ -105,6 +108,27 @@ async def spawn(
         stderr=asyncio.subprocess.PIPE,
         env=_environment(env, blas),
         # ctrl-C in a terminal is the front's to answer.
+        start_new_session=True,
+    )
+    return SpawnedProcess(process)
+
+
+async def spawn_keeper(
+    command: Sequence[str],
+    fd: int,
+    env: Mapping[str, str] = NO_VARIABLES,
+    blas: ChildBlas = OWN_BLAS,
+) -> SpawnedProcess:
+    """Start the keeper of a rank, whose standard input and output is this end of its pipe.
+
+    Raises OSError if the system refuses a process. `env` are variables of the rank's model.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=fd,
+        stdout=fd,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(env, blas),
         start_new_session=True,
     )
     return SpawnedProcess(process)

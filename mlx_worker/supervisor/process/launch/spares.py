@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
+from mlx_worker.supervisor.process.launch.launcher import rank_launcher
 from mlx_worker.supervisor.process.launch.process import NO_VARIABLES, describe_exit
 from mlx_worker.wire.messages import Hello, Ping, Pong
 
@@ -168,6 +169,12 @@ class SparePool:
             return await self._launcher(callbacks)
         self._spares.pop(spare).cancel()
         return spare.hand_over(callbacks)
+
+    async def launch_rank(
+        self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
+    ) -> Launched:
+        """Start another rank of a model, behind its keeper. Raises OSError if that fails."""
+        return await rank_launcher(self._launcher)(callbacks, env)
 
     def on_state_change(self) -> None:
         """Prepare no spare for a while: a child has changed its state."""

@@ -1,0 +1,181 @@
+"""Rank 0 and the other ranks of its model: how they come together, load, and get its operations.
+
+Rank 0 listens at a port that the system chooses, and tells the front. The others connect, each with
+the secret of the front and with the address of its own part of the ring. Once all are there, rank 0
+names the whole ring. The same connections carry the operations from then on. [child]
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from mlx_worker.child.ranks.messages import (
+    Join,
+    PartFailed,
+    PartLoaded,
+    PartMeasured,
+    PartProgress,
+    frames_from_rank,
+)
+from mlx_worker.engine.kv.cost import measure_kv_cost
+from mlx_worker.engine.ranks.leading import OperationLog
+from mlx_worker.engine.ranks.operations import Begin, MeasureKv
+from mlx_worker.engine.ranks.ring import ReservedPort, join_ring
+from mlx_worker.engine.ranks.split import keep_part
+from mlx_worker.errors import InferenceError, ProtocolViolation, UnservableModel
+from mlx_worker.logs import Entry
+from mlx_worker.wire.messages import Gathering, LoadProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mlx_worker.child.ranks.messages import FromRank
+    from mlx_worker.wire.base import WireMessage
+    from mlx_worker.wire.kv_cost import KvCost
+    from mlx_worker.wire.rank_place import RankPlace
+
+log = logging.getLogger(__name__)
+
+CHUNK: Final = 1 << 16
+SOME_TOKENS: Final = 4096
+"""The length of a row by which the costs of KV on several ranks are compared."""
+
+JOIN_SECONDS: Final = 5.0
+"""Seconds in which a connection has to name the secret: any program may connect."""
+
+
+class RankConnection:
+    """The connection of rank 0 to another rank."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._frames = frames_from_rank()
+        self._received: list[FromRank] = []
+
+    def receive(self) -> FromRank:
+        """Wait for the next message. Raises OSError or ProtocolViolation."""
+        while not self._received:
+            if not (data := self.socket.recv(CHUNK)):
+                raise ConnectionError("the connection was closed")
+            self._received += self._frames.feed(data)
+        return self._received.pop(0)
+
+
+class OtherRanks:
+    """The other ranks of a model that rank 0 loads and serves."""
+
+    def __init__(self, place: RankPlace, connections: Mapping[int, RankConnection]) -> None:
+        self._place = place
+        self._connections = connections
+        self._group: Any = None
+        self.log = OperationLog(self._send)
+
+    @classmethod
+    def gather(
+        cls,
+        place: RankPlace,
+        versions: Mapping[str, str],
+        send: Callable[[Iterable[WireMessage]], None],
+    ) -> OtherRanks:
+        """Wait until all have joined, and form the ring with them. Raises InferenceError."""
+        ours = ReservedPort(place.host)
+        with socket.create_server((place.host, 0)) as server:
+            send([Gathering(server.getsockname()[1])])
+            joined: dict[int, tuple[Join, RankConnection]] = {}
+            while len(joined) < place.ranks - 1:
+                connection = RankConnection(server.accept()[0])
+                join = join_of(connection, place)
+                if join is not None:
+                    check_versions(join, versions)
+                    joined[join.rank] = (join, connection)
+        others = cls(place, {rank: connection for rank, (_, connection) in joined.items()})
+        ring = [ours.address, *(joined[rank][0].ring for rank in range(1, place.ranks))]
+        others.log.append(Begin(ring))
+        others.join(ring)
+        ours.release()
+        return others
+
+    def join(self, ring: list[str]) -> None:
+        """Form the ring. Raises InferenceError."""
+        try:
+            self._group = join_ring(0, ring)
+        except RuntimeError as error:
+            raise InferenceError(f"the ranks cannot reach each other: {error}") from error
+
+    def keep_part(self, model: Any) -> None:
+        """Reduce a model to the part of rank 0. Raises UnservableModel."""
+        keep_part(model, self._place.split, self._group)
+
+    def wait_until_loaded(self, send: Callable[[Iterable[WireMessage]], None]) -> None:
+        """Wait until each rank has its part, and report its progress.
+
+        Raises UnservableModel or InferenceError with the reason of a rank that cannot load.
+        """
+        for rank in self._connections:
+            while isinstance(message := self._receive(rank), PartProgress):
+                send([LoadProgress(message.done, message.total)])
+            if not isinstance(message, PartLoaded):
+                raise _out_of_place(rank, message)
+            self.log.are_cuttable &= message.is_cuttable
+
+    def measure_kv_cost(self, model: Any) -> KvCost:
+        """Return what a row costs on the rank where it costs most, in a forward of all ranks."""
+        self.log.append(MeasureKv())
+        costs = [measure_kv_cost(model), *map(self._cost_on, self._connections)]
+        return max(costs, key=lambda cost: cost.nbytes(SOME_TOKENS))
+
+    def _cost_on(self, rank: int) -> KvCost:
+        message = self._receive(rank)
+        if not isinstance(message, PartMeasured):
+            raise _out_of_place(rank, message)
+        return message.kv
+
+    def _receive(self, rank: int) -> FromRank:
+        """Wait for the next message of a rank. Raises the error of one that cannot load."""
+        try:
+            message = self._connections[rank].receive()
+        except (OSError, ProtocolViolation) as error:
+            raise InferenceError(f"rank {rank} was lost while loading: {error}") from error
+        if isinstance(message, PartFailed):
+            kind = UnservableModel if message.permanent else InferenceError
+            raise kind(f"rank {rank}: {message.reason}")
+        return message
+
+    def _send(self, data: bytes) -> None:
+        for connection in self._connections.values():
+            connection.socket.sendall(data)
+
+
+def join_of(connection: RankConnection, place: RankPlace) -> Join | None:
+    """Return what a new connection joins as; None for a stranger, whose connection is closed."""
+    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.socket.settimeout(JOIN_SECONDS)
+    try:
+        join = connection.receive()
+    except (OSError, ProtocolViolation):
+        join = None
+    connection.socket.settimeout(None)
+    if (
+        isinstance(join, Join)
+        and hmac.compare_digest(join.secret.encode(), place.secret.encode())
+        and 0 < join.rank < place.ranks
+    ):
+        return join
+    log.warning(Entry("a stranger connected to the ranks' port"))
+    connection.socket.close()
+    return None
+
+
+def _out_of_place(rank: int, message: FromRank) -> InferenceError:
+    return InferenceError(f"rank {rank} answered with {type(message).__name__}")
+
+
+def check_versions(join: Join, versions: Mapping[str, str]) -> None:
+    """Raise InferenceError where a rank computes with other code: it would do other operations."""
+    for name in ("mlx-worker", "mlx-lm", "mlx"):
+        ours, theirs = versions.get(name), join.versions.get(name)
+        if ours != theirs:
+            raise InferenceError(f"rank {join.rank} has {name} {theirs}, rank 0 has {ours}")

@@ -1,0 +1,58 @@
+"""What a rank tells rank 0 until the model is loaded.
+
+[child]
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mlx_worker.wire.base import WireMessage
+from mlx_worker.wire.framing import Frames
+from mlx_worker.wire.kv_cost import KvCost
+
+
+class Join(WireMessage, frozen=True):
+    """Join the ranks; `ring` is the address and port at which the rank waits for its neighbour.
+
+    `versions` are those of the code that the rank computes with.
+    """
+
+    rank: int
+    secret: str
+    ring: str
+    versions: dict[str, str]
+
+
+class PartProgress(WireMessage, frozen=True):
+    """Tell how many bytes of the rank's part are in memory, of how many."""
+
+    done: int
+    total: int
+
+
+class PartLoaded(WireMessage, frozen=True):
+    """Tell that the rank's part is in memory, and whether its KV can be cut at any token."""
+
+    is_cuttable: bool
+
+
+class PartMeasured(WireMessage, frozen=True):
+    """Tell what the KV of a row costs on the rank."""
+
+    kv: KvCost
+
+
+class PartFailed(WireMessage, frozen=True):
+    """Tell that the rank cannot load its part; `permanent`: another try would fail the same way."""
+
+    reason: str
+    permanent: bool
+
+
+FromRank = Join | PartProgress | PartLoaded | PartMeasured | PartFailed
+
+
+def frames_from_rank() -> Frames[FromRank]:
+    """Return a decoder of frames from a rank."""
+    return Frames(msgspec.msgpack.Decoder(FromRank))

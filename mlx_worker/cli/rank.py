@@ -1,0 +1,22 @@
+"""The command `mlx-worker rank`: what a front starts for each further process of a model.
+
+[front]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command
+def rank() -> None:
+    """Compute a part of a model for the front at the other end of standard input and output.
+
+    A node starts this command itself, for a model with several `ranks`. It ends when the node
+    closes the pipe or is silent for 20 seconds, and the model's process with it.
+    """
+    from mlx_worker.supervisor.process.launch.keeper import keep_rank
+
+    sys.exit(keep_rank())

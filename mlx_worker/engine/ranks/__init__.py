@@ -1,0 +1,4 @@
+"""One model over several processes: what rank 0 does to the batch is done by every rank.
+
+[child]
+"""
