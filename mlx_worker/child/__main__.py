@@ -27,13 +27,14 @@ def main() -> None:
     """Serve one model until the front ends."""
     parser = argparse.ArgumentParser(prog="python -m mlx_worker.child")
     parser.add_argument("--fd", type=int, required=True, help="the inherited end of the pipe")
-    fd = parser.parse_args().fd
+    parser.add_argument("--silence", type=float, help="seconds without a byte that end a rank")
+    arguments = parser.parse_args()
     faulthandler.enable()
     os.dup2(STDERR, STDOUT)  # what a model's own code prints is read and logged by the front
     set_up_child()
     keep_preload_from_helpers()
     set_title("child")
-    pipe = Pipe(fd)
+    pipe = Pipe(arguments.fd, arguments.silence)
     worker: Future[EngineWorker] = Future()
     # The front sends nothing before Hello: this never waits, but sees EOF from the start.
     pipe.listen(lambda message: worker.result().on_message(message))

@@ -61,7 +61,11 @@ def load_model(
     folder = Path(load.path)
     before = folder_state(folder)
     try:
-        ranks = None if load.place is None else OtherRanks.gather(load.place, code.versions(), send)
+        ranks = (
+            None
+            if load.place is None
+            else OtherRanks.gather(load.place, folder, code.versions(), send)
+        )
         model, tokenizer, context = read_model(
             folder,
             on_progress=lambda done, total: send([LoadProgress(done, total)]),
@@ -85,6 +89,7 @@ def load_model(
         opening = _start_tier(load, model, weights, code)
         if ranks is not None:
             ranks.wait_until_loaded(send)
+            load = ranks.within_room(load)
         kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
         disk = opening.wait() if opening else None
         engine = Engine(
@@ -113,6 +118,8 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
+    if ranks is not None:
+        ranks.watch()
     send([_loaded(context, model, engine, kv, weights)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
 

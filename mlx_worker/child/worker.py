@@ -195,7 +195,7 @@ class EngineWorker:
         )
         load = self._loads.get()
         if load.place is not None and load.place.rank > 0:
-            follow(load, load.place, versions)
+            follow(load, load.place, versions, self._pipe.send)
         loaded = load_model(
             load,
             self._code,

@@ -15,7 +15,7 @@ from mlx_worker.cli.doctor.kv_checks import kv_on_disk
 from mlx_worker.cli.reports.output import print_json
 from mlx_worker.config.problems import find_problems
 from mlx_worker.errors import WorkerError
-from mlx_worker.models.resolve import PlannedModel, inspect_model, missing_warm_files
+from mlx_worker.models.resolve import missing_warm_files, plan_model
 from mlx_worker.supervisor.blas.preparation import expected_weight_types
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mlx_worker.config.problems import FileProblems
     from mlx_worker.config.schema import Config
+    from mlx_worker.models.resolve import PlannedModel
 
 
 def check_file(file: Path, *, as_json: bool) -> int:
@@ -81,7 +82,7 @@ def _plan(config: Config, report: FileProblems, problems: list[WorkerError]) -> 
         if report.is_broken(f"models[{i}]"):
             continue
         try:
-            planned.append(PlannedModel(model, inspect_model(config, model, types)))
+            planned.append(plan_model(config, model, types))
         except WorkerError as error:
             problems.append(error)
     return planned

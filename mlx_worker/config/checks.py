@@ -14,6 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.config.addresses import is_loopback, read_network
+from mlx_worker.config.host_checks import check_hosts
 from mlx_worker.config.schema import (
     KEYS_VARIABLE,
     CacheConfig,
@@ -21,6 +22,7 @@ from mlx_worker.config.schema import (
     ConfigFile,
     CpuConfig,
     Defaults,
+    HostConfig,
     LogConfig,
     ModelConfig,
     ServerConfig,
@@ -102,6 +104,9 @@ def known_tables(
             tables.append((f"models[{i}]", model, ModelConfig))
             if isinstance(model, dict):
                 tables.append((f"models[{i}].defaults", model.get("defaults"), Defaults))
+    hosts = raw.get("hosts")
+    if isinstance(hosts, list):
+        tables += [(f"hosts[{i}]", host, HostConfig) for i, host in enumerate(hosts)]
     for path, table, shape in tables:
         if isinstance(table, dict):
             yield path, table, shape
@@ -135,6 +140,7 @@ def contradictions(config: Config, make_error: MakeError) -> Iterator[Exception]
     yield from _check_blas(config.cpu, make_error)
     yield from _check_cache(config, make_error)
     yield from _check_kv_events(config, make_error)
+    yield from check_hosts(config, make_error)
 
 
 def _check_names(config: Config, make_error: MakeError) -> Iterator[Exception]:

@@ -95,6 +95,7 @@ def parse_config(text: str, *, source: str, folder: Path) -> Config:
         cache=with_absolute_paths(parsed.cache, Anchor(folder, "cache", errors)),
         cpu=cpu_with_absolute_path(parsed.cpu, Anchor(folder, "cpu", errors)),
         telemetry=parsed.telemetry,
+        hosts=parsed.hosts,
         folder=folder,
     )
     _raise_first(contradictions(config, errors))

@@ -30,6 +30,7 @@ from mlx_worker.config.schema import (
     Config,
     ConfigFile,
     CpuConfig,
+    HostConfig,
     LogConfig,
     ModelConfig,
     ServerConfig,
@@ -40,13 +41,16 @@ from mlx_worker.errors import ConfigError
 from mlx_worker.validation import IS_REQUIRED, explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-_WELL_FORMED: Final = {"id": "model", "path": "model"}
-"""A model's table without a problem."""
+_WELL_FORMED: Final = {
+    "models": {"id": "model", "path": "model"},
+    "hosts": {"name": "host", "address": "127.0.0.1"},
+}
+"""A table of each list without a problem."""
 
 _SEGMENT: Final = re.compile(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
@@ -108,6 +112,7 @@ class _ProblemReader:
             cache=self._anchored("cache", self._section("cache", CacheConfig)),
             cpu=self._with_paths("cpu", self._section("cpu", CpuConfig), cpu_with_absolute_path),
             telemetry=self._section("telemetry", TelemetryConfig),
+            hosts=tuple(self._hosts()),
             folder=self._folder,
         )
         found = list(contradictions(config, self._errors))
@@ -119,14 +124,22 @@ class _ProblemReader:
         self._report.problems += [error for error in errors if isinstance(error, ConfigError)]
 
     def _is_consequence(self, error: Exception) -> bool:
-        return isinstance(error, ConfigError) and self._report.is_broken(error.param or "")
+        param = (isinstance(error, ConfigError) and error.param) or ""
+        if param.endswith(".hosts") and any(table.startswith("hosts[") for table in self._broken):
+            return True  # the name of a broken host may be what is broken
+        return self._report.is_broken(param)
+
+    @property
+    def _broken(self) -> set[str]:
+        return self._report.broken
 
     def _check_lists(self) -> None:
-        """Report a list of models that is missing, empty or something else."""
-        models = self._raw.get("models")
-        if isinstance(models, list):
-            models = [_WELL_FORMED] * len(models)
-        present = {} if models is None else {"models": models}
+        """Report a list of tables that is missing, empty or something else."""
+        present = {
+            name: [table] * len(found) if isinstance(found, list) else found
+            for name, table in _WELL_FORMED.items()
+            if (found := self._raw.get(name)) is not None
+        }
         try:
             msgspec.convert(present, ConfigFile, dec_hook=convert_value)
         except msgspec.ValidationError as error:
@@ -142,6 +155,13 @@ class _ProblemReader:
         if found is None:
             return ModelConfig(id=path, path=path)  # which no name in a file clashes with
         return self._with_paths(path, found, model_with_absolute_paths)
+
+    def _hosts(self) -> Iterator[HostConfig]:
+        """Yield the hosts of which enough can be read."""
+        hosts = self._raw.get("hosts")
+        for i, table in enumerate(hosts if isinstance(hosts, list) else []):
+            if (found := self._converted(table, HostConfig, f"hosts[{i}]")) is not None:
+                yield found
 
     def _anchored(self, name: str, section: S) -> S:
         return self._with_paths(name, section, with_absolute_paths)

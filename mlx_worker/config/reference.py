@@ -17,6 +17,7 @@ from mlx_worker.config.schema import (
     CacheConfig,
     CpuConfig,
     Defaults,
+    HostConfig,
     LogConfig,
     ModelConfig,
     ServerConfig,
@@ -37,6 +38,7 @@ SECTIONS: Final[Mapping[str, tuple[type[msgspec.Struct], str]]] = {
     "telemetry": (TelemetryConfig, "OpenTelemetry traces; the extra `telemetry` sends them."),
     "models": (ModelConfig, "One model; the file has a section `[[models]]` for each."),
     "models.defaults": (Defaults, "Values of fields that a request leaves out."),
+    "hosts": (HostConfig, "One machine that computes parts of models; a section for each."),
 }
 """The type and the description of each section, in the order of a file."""
 
@@ -80,11 +82,12 @@ def json_schema() -> dict[str, Any]:
     tables = {section: _table(section) for section in SECTIONS}
     tables["models"]["properties"]["defaults"] = tables.pop("models.defaults")
     models = {"type": "array", "minItems": 1, "items": tables.pop("models")}
+    hosts = {"type": "array", "items": tables.pop("hosts")}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mlx-worker.toml",
         "type": "object",
-        "properties": {**tables, "models": models},
+        "properties": {**tables, "models": models, "hosts": hosts},
         "required": ["models"],
         "additionalProperties": False,
     }
@@ -203,7 +206,7 @@ def page() -> str:
 
 
 def _section(section: str) -> str:
-    title = f"[[{section}]]" if section == "models" else f"[{section}]"
+    title = f"[[{section}]]" if section in ("models", "hosts") else f"[{section}]"
     rows = "".join(
         f"| `{key.name}` | {in_words(key.schema)} | {_default(key)} | {key.description} |\n"
         for key in keys(section)

@@ -6,6 +6,7 @@ The configuration and the commands use the same notation. [both]
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any, Final
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -53,6 +54,11 @@ class MemoryLimit(float):
     def of(self, machine: int) -> int:
         """Return the limit in bytes, on a machine with this number of bytes."""
         return int(self * machine) if self <= 1 else int(self)
+
+
+MODELS_SHARE: Final = MemoryLimit(0.75 if sys.platform == "darwin" else 0.8)
+"""Of the machine's memory, for models. macOS lets the GPU wire down three quarters; beyond that
+allocations fail, or the system with them."""
 
 
 def in_words(nbytes: int) -> str:

@@ -15,6 +15,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_worker.errors import InferenceError
+from mlx_worker.models.folder_hash import TEXTS, files_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,16 +27,8 @@ _ROW: Final = 4096
 _BITE: Final = 256 << 20
 """Bytes of parameters that are summed in one evaluation."""
 
-_TEXTS: Final = frozenset({".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"})
-"""Suffixes of the files beside the weights that answers depend on."""
-
 _LONGEST_TEXT: Final = 256 << 20
 """Bytes: no file of a tokenizer is larger."""
-
-_PLACES: Final = ("*", "additional_chat_templates/*")
-
-_UNREAD: Final = ".safetensors.index.json"
-"""End of the name of a file that loading does not need: arrays have headers of their own."""
 
 FolderState = tuple[tuple[str, int, int, int, int], ...]
 
@@ -43,7 +36,7 @@ FolderState = tuple[tuple[str, int, int, int, int], ...]
 def folder_state(folder: Path) -> FolderState:
     """Return the state of each file that loading may read, without reading any."""
     states = []
-    for path in _files(folder):
+    for path in files_of(folder):
         try:
             stat = path.stat()
         except FileNotFoundError:  # the file was removed just now
@@ -73,25 +66,14 @@ def model_identity(folder: Path, model: Any, configured: tuple[str, ...] = ()) -
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
     for sums in _sums([array for _, array in arrays]):
         digest.update(sums)
-    for path in _files(folder):
-        if path.suffix in _TEXTS:
+    for path in files_of(folder):
+        if path.suffix in TEXTS:
             content = _content(path)
             digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode())
             digest.update(content)
     for text in configured:
         digest.update(f"{len(text)} {text}\n".encode())
     return digest.hexdigest()
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the regular files that loading may read, in the order of their names."""
-    found = [path for pattern in _PLACES for path in folder.glob(pattern)]
-    return sorted(path for path in found if _is_read(path))
-
-
-def _is_read(path: Path) -> bool:
-    is_known = path.suffix in _TEXTS or path.suffix == ".safetensors"
-    return is_known and not path.name.endswith(_UNREAD) and path.is_file()
 
 
 def _content(path: Path) -> bytes:

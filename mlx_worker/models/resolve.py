@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from mlx_worker.config.host_checks import hosts_of
 from mlx_worker.errors import ConfigError, UnservableModel, WorkerError
 from mlx_worker.models.json_file import read_object
 from mlx_worker.models.regular import read_regular
@@ -25,17 +26,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlx_worker.config.schema import Config, ModelConfig
+    from mlx_worker.config.schema import Config, HostConfig, ModelConfig
     from mlx_worker.models.store import ModelFolder
     from mlx_worker.models.weight_types import WeightTypes
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
-    """One configured model and its folder's content; `folder` is None until inspected."""
+    """One configured model and its folder's content; `folder` is None until inspected.
+
+    `hosts` are those that compute the model together, by rank; () for this machine alone.
+    """
 
     config: ModelConfig
     folder: ModelFolder | None
+    hosts: tuple[HostConfig, ...] = ()
 
     @property
     def context_length(self) -> int | None:
@@ -69,12 +74,17 @@ def plan(config: Config, types: WeightTypes = AS_STORED) -> list[PlannedModel]:
     """
     for error in missing_warm_files(config):
         raise error
-    return [PlannedModel(model, inspect_model(config, model, types)) for model in config.models]
+    return [plan_model(config, model, types) for model in config.models]
 
 
 def unseen(config: Config) -> list[PlannedModel]:
     """Return every model as configured, without a look at any folder."""
-    return [PlannedModel(model, None) for model in config.models]
+    return [PlannedModel(model, None, hosts_of(config, model)) for model in config.models]
+
+
+def plan_model(config: Config, model: ModelConfig, types: WeightTypes) -> PlannedModel:
+    """Return a model with its folder and its hosts. Raises what `inspect_model` raises."""
+    return PlannedModel(model, inspect_model(config, model, types), hosts_of(config, model))
 
 
 def inspect_model(
@@ -88,11 +98,12 @@ def inspect_model(
     try:
         folder = inspect_folder(locate(model.path, models_dir_of(config), config.folder))
         folder = replace(folder, chat_template=_chat_template(model))
-        if model.ranks > 1:
-            check_split(read_object(folder.path / "config.json"), model.ranks, model.split)
+        if model.rank_count > 1:
+            check_split(read_object(folder.path / "config.json"), model.rank_count, model.split)
         return types.applied_to(folder, model.dtype)
     except WorkerError as error:
-        key = "ranks" if isinstance(error, UnservableModel) else "path"
+        of_split = "hosts" if model.hosts else "ranks"
+        key = of_split if isinstance(error, UnservableModel) else "path"
         raise type(error)(f"model {model.id!r}: {error}", param=key) from error
 
 

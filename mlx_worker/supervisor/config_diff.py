@@ -66,11 +66,12 @@ def with_known_folders(
 def _process_of(planned: PlannedModel) -> tuple[object, ...]:
     """Return the settings that only a new process applies.
 
-    They are what the process loads, its environment, whether it keeps KV on disk, and over how many
+    They are what the process loads, its environment, whether it keeps KV on disk, and over which
     processes the model is split.
     """
     config = planned.config
-    return load_of(planned), config.env, config.disk_cache, config.ranks, config.split
+    of_split = config.ranks, config.split, config.transport, planned.hosts
+    return load_of(planned), config.env, config.disk_cache, of_split
 
 
 def compare(

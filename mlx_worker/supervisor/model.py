@@ -21,6 +21,7 @@ from mlx_worker.supervisor.memory.policy import MemoryClaim, disk_buffers, expec
 from mlx_worker.supervisor.model_status import ModelStatus
 from mlx_worker.supervisor.process.child import Child
 from mlx_worker.supervisor.process.launch.group import RankGroup
+from mlx_worker.supervisor.process.launch.rank_plan import RankPlan
 from mlx_worker.supervisor.process.lifecycle import Lifecycle
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.admission import Admission
@@ -146,7 +147,7 @@ class ModelRuntime:
         ends, allowed = self.child.recent_ends
         is_last_try = 0 < allowed <= ends
         is_avoided = is_last_try or self.dispatcher.avoids_disk
-        is_kept = self.config.disk_cache and self.config.ranks == 1
+        is_kept = self.config.disk_cache and self.config.rank_count == 1
         if disk is None or is_avoided or not is_kept:
             return None
         return msgspec.structs.replace(disk, suspects=self.dispatcher.disk_suspects.records)
@@ -254,13 +255,13 @@ class ModelRuntime:
     # --- the host of the child ---
 
     async def _launch(self, callbacks: ConnectionCallbacks) -> Launched:
-        config, pool = self.config, self._spare_pool
-        if config.ranks == 1:
-            return await pool.launch(callbacks, config.env)
-        group = RankGroup(callbacks, config.ranks, config.split, self._timings, self._pause)
+        env, pool = self.config.env, self._spare_pool
+        if self.config.rank_count == 1:
+            return await pool.launch(callbacks, env)
+        group = RankGroup(callbacks, RankPlan.of(self.planned), self._timings, self._pause)
         return await group.start(
-            lambda callbacks: pool.launch(callbacks, config.env),
-            lambda callbacks: pool.launch_rank(callbacks, config.env),
+            lambda callbacks: pool.launch(callbacks, env),
+            lambda callbacks, host: pool.launch_rank(callbacks, host, env),
         )
 
     def on_state_entered(self, state: State) -> None:

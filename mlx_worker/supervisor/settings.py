@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import psutil
 
 from mlx_worker.config.schema import SupervisorConfig
-from mlx_worker.config.sizes import MemoryLimit
+from mlx_worker.config.sizes import MODELS_SHARE
 from mlx_worker.models.weight_types import WeightTypes
 from mlx_worker.supervisor.process.launch.spares import StandbyPolicy
 from mlx_worker.supervisor.process.lifecycle import Timings
@@ -44,14 +43,9 @@ def restart_policy(config: SupervisorConfig) -> RestartPolicy:
     )
 
 
-SHARE: Final = MemoryLimit(0.75 if sys.platform == "darwin" else 0.8)
-"""Of the machine's memory, for models. macOS lets the GPU wire down three quarters; beyond that
-allocations fail, or the system with them."""
-
-
 def memory_limit(config: SupervisorConfig) -> int:
     """Return the bytes that the processes of all models may take together."""
-    return (config.memory_limit or SHARE).of(psutil.virtual_memory().total)
+    return (config.memory_limit or MODELS_SHARE).of(psutil.virtual_memory().total)
 
 
 def weight_types(config: Config | None, *, fast_blas: bool) -> WeightTypes:

@@ -21,7 +21,7 @@ from mlx_worker.wire.rank_place import RankPlace
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
 
-PROTOCOL = 15
+PROTOCOL = 16
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
 
 
@@ -182,6 +182,18 @@ class Hello(WireMessage, frozen=True):
     pid: int
     versions: dict[str, str]
     working_set: int | None = None
+
+
+class Kept(WireMessage, frozen=True):
+    """Tell that the keeper of a rank runs on its host: the first message of a keeper.
+
+    At `port` of the host's address the keeper listens until the front's next message, so that the
+    front can see whether the address can be reached. `problem` is why the host cannot be used; "".
+    """
+
+    protocol: int
+    port: int = 0
+    problem: str = ""
 
 
 class Gathering(WireMessage, frozen=True):
@@ -378,6 +390,7 @@ class Pong(WireMessage, frozen=True):
 
 FromChild = (
     Hello
+    | Kept
     | Gathering
     | LoadProgress
     | Loaded

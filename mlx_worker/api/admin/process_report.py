@@ -134,16 +134,31 @@ def _rank_entries(
     measured: Mapping[int, MeasuredProcess],
     models: Mapping[int, ProcessEntry],
 ) -> Iterator[tuple[int, ProcessEntry]]:
-    """Yield the further processes of models with several ranks, and their keepers."""
+    """Yield the further processes of models with several ranks, and their keepers.
+
+    Of a rank on another host, the process here is the command that runs its keeper there.
+    """
     for model in node.models.values():
         for rank in model.child.status.ranks[1:]:
             owner = models.get(model.child.status.ranks[0].pid)
-            if owner is None or rank.pid not in measured:
+            if owner is None:
                 continue
-            keeper = measured[rank.pid].parent
-            for kind, pid in (("keeper", keeper), ("rank", rank.pid)):
-                entry = replace(owner, kind=kind, pid=pid, residentBytes=_resident(measured, pid))
-                yield pid, entry
+            yield _entry_of(owner, "keeper", rank.started, measured)
+            if rank.pid in measured and rank.started in _ancestors(measured, rank.pid):
+                yield _entry_of(owner, "rank", rank.pid, measured)
+
+
+def _entry_of(
+    owner: ProcessEntry, kind: Kind, pid: int, measured: Mapping[int, MeasuredProcess]
+) -> tuple[int, ProcessEntry]:
+    return pid, replace(owner, kind=kind, pid=pid, residentBytes=_resident(measured, pid))
+
+
+def _ancestors(measured: Mapping[int, MeasuredProcess], pid: int) -> Iterator[int]:
+    """Yield the processes between one of this node's and the front, upwards."""
+    while pid in measured:
+        pid = measured[pid].parent
+        yield pid
 
 
 def _resident(measured: Mapping[int, MeasuredProcess], pid: int) -> int | None:

@@ -163,6 +163,7 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "ranks": [
             {
                 "rank": rank.rank,
+                "host": rank.host,
                 "pid": rank.pid,
                 "residentBytes": rank.resident_bytes,
                 "deviceBytes": rank.device_bytes,

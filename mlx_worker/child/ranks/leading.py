@@ -10,8 +10,13 @@ from __future__ import annotations
 import hmac
 import logging
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from mlx_worker.child.fatal import end_process
+from mlx_worker.child.ranks.link import prepare_link, watch_link
 from mlx_worker.child.ranks.messages import (
     Join,
     PartFailed,
@@ -20,21 +25,26 @@ from mlx_worker.child.ranks.messages import (
     PartProgress,
     frames_from_rank,
 )
+from mlx_worker.engine.checks.computation import ComputationFailed
 from mlx_worker.engine.kv.cost import measure_kv_cost
+from mlx_worker.engine.ranks.jaccl import check_jaccl, join_jaccl
 from mlx_worker.engine.ranks.leading import OperationLog
 from mlx_worker.engine.ranks.operations import Begin, MeasureKv
-from mlx_worker.engine.ranks.ring import ReservedPort, join_ring
+from mlx_worker.engine.ranks.ring import JOIN_SECONDS, ReservedPort, join_ring
 from mlx_worker.engine.ranks.split import keep_part
 from mlx_worker.errors import InferenceError, ProtocolViolation, UnservableModel
 from mlx_worker.logs import Entry
+from mlx_worker.models import folder_hash
 from mlx_worker.wire.messages import Gathering, LoadProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from mlx_worker.child.ranks.messages import FromRank
     from mlx_worker.wire.base import WireMessage
     from mlx_worker.wire.kv_cost import KvCost
+    from mlx_worker.wire.messages import Load
     from mlx_worker.wire.rank_place import RankPlace
 
 log = logging.getLogger(__name__)
@@ -43,7 +53,7 @@ CHUNK: Final = 1 << 16
 SOME_TOKENS: Final = 4096
 """The length of a row by which the costs of KV on several ranks are compared."""
 
-JOIN_SECONDS: Final = 5.0
+SECRET_SECONDS: Final = 5.0
 """Seconds in which a connection has to name the secret: any program may connect."""
 
 
@@ -71,25 +81,34 @@ class OtherRanks:
         self._place = place
         self._connections = connections
         self._group: Any = None
+        self._kv_room: list[int] = []
         self.log = OperationLog(self._send)
 
     @classmethod
     def gather(
         cls,
         place: RankPlace,
+        folder: Path,
         versions: Mapping[str, str],
         send: Callable[[Iterable[WireMessage]], None],
     ) -> OtherRanks:
-        """Wait until all have joined, and form the ring with them. Raises InferenceError."""
+        """Wait until all have joined, and form the ring with them.
+
+        Raises InferenceError, or UnservableModel where mlx has no such transport.
+        """
+        if place.transport == "jaccl":
+            check_jaccl()
         ours = ReservedPort(place.host)
         with socket.create_server((place.host, 0)) as server:
             send([Gathering(server.getsockname()[1])])
+            files = folder_hash.sample(folder)
             joined: dict[int, tuple[Join, RankConnection]] = {}
             while len(joined) < place.ranks - 1:
                 connection = RankConnection(server.accept()[0])
                 join = join_of(connection, place)
                 if join is not None:
                     check_versions(join, versions)
+                    check_files(join, files)
                     joined[join.rank] = (join, connection)
         others = cls(place, {rank: connection for rank, (_, connection) in joined.items()})
         ring = [ours.address, *(joined[rank][0].ring for rank in range(1, place.ranks))]
@@ -101,7 +120,7 @@ class OtherRanks:
     def join(self, ring: list[str]) -> None:
         """Form the ring. Raises InferenceError."""
         try:
-            self._group = join_ring(0, ring)
+            self._group = join_group(self._place, ring)
         except RuntimeError as error:
             raise InferenceError(f"the ranks cannot reach each other: {error}") from error
 
@@ -120,6 +139,17 @@ class OtherRanks:
             if not isinstance(message, PartLoaded):
                 raise _out_of_place(rank, message)
             self.log.are_cuttable &= message.is_cuttable
+            if message.kv_room is not None:
+                self._kv_room.append(message.kv_room)
+
+    def watch(self) -> None:
+        """End the process from now on when a rank is gone: a collective would wait for ever."""
+        for rank, connection in self._connections.items():
+            watch_link(connection.socket, partial(_end_without, rank))
+
+    def within_room(self, load: Load) -> Load:
+        """Return what to load with a KV budget that every rank's host has room for."""
+        return msgspec.structs.replace(load, kv_bytes=min([load.kv_bytes, *self._kv_room]))
 
     def measure_kv_cost(self, model: Any) -> KvCost:
         """Return what a row costs on the rank where it costs most, in a forward of all ranks."""
@@ -151,8 +181,8 @@ class OtherRanks:
 
 def join_of(connection: RankConnection, place: RankPlace) -> Join | None:
     """Return what a new connection joins as; None for a stranger, whose connection is closed."""
-    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.socket.settimeout(JOIN_SECONDS)
+    prepare_link(connection.socket)
+    connection.socket.settimeout(SECRET_SECONDS)
     try:
         join = connection.receive()
     except (OSError, ProtocolViolation):
@@ -179,3 +209,22 @@ def check_versions(join: Join, versions: Mapping[str, str]) -> None:
         ours, theirs = versions.get(name), join.versions.get(name)
         if ours != theirs:
             raise InferenceError(f"rank {join.rank} has {name} {theirs}, rank 0 has {ours}")
+
+
+def check_files(join: Join, files: dict[str, str]) -> None:
+    """Raise InferenceError where a rank has files of another model: it would say something else."""
+    if other := folder_hash.differing(files, join.files):
+        names = ", ".join(other[:3])
+        raise InferenceError(f"rank {join.rank} has other files than rank 0: {names}")
+
+
+def join_group(place: RankPlace, addresses: list[str]) -> Any:
+    """Return mlx's group of all ranks, whose addresses these are. Raises RuntimeError."""
+    if place.transport == "jaccl":
+        return join_jaccl(place.rank, addresses[0], place.devices, JOIN_SECONDS)
+    return join_ring(place.rank, addresses)
+
+
+def _end_without(rank: int) -> None:
+    """End rank 0, which may wait in a collective for a rank that is gone."""
+    end_process(ComputationFailed(f"the connection to rank {rank} was lost"))

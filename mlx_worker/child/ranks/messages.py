@@ -15,13 +15,15 @@ from mlx_worker.wire.kv_cost import KvCost
 class Join(WireMessage, frozen=True):
     """Join the ranks; `ring` is the address and port at which the rank waits for its neighbour.
 
-    `versions` are those of the code that the rank computes with.
+    `versions` are those of the code that the rank computes with, `files` have a digest of each file
+    of its model folder.
     """
 
     rank: int
     secret: str
     ring: str
     versions: dict[str, str]
+    files: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class PartProgress(WireMessage, frozen=True):
@@ -32,9 +34,13 @@ class PartProgress(WireMessage, frozen=True):
 
 
 class PartLoaded(WireMessage, frozen=True):
-    """Tell that the rank's part is in memory, and whether its KV can be cut at any token."""
+    """Tell that the rank's part is in memory, and whether its KV can be cut at any token.
+
+    `kv_room` is how many bytes the part leaves for KV on the rank's host; None: the front knows.
+    """
 
     is_cuttable: bool
+    kv_room: int | None = None
 
 
 class PartMeasured(WireMessage, frozen=True):

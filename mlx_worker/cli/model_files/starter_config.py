@@ -14,7 +14,7 @@ import psutil
 
 from mlx_worker.config.reference import SECTIONS, keys
 from mlx_worker.config.schema import SupervisorConfig
-from mlx_worker.config.sizes import in_words
+from mlx_worker.config.sizes import MODELS_SHARE, in_words
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, StorageError
 from mlx_worker.models.folder import ModelFolder, inspect_folder
 from mlx_worker.models.pull.catalog import SMOLLM2_135M
@@ -33,7 +33,7 @@ LONGEST_NAME: Final = 200
 
 EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "server": {"api_keys_file": "keys", "trusted": ["10.0.0.0/24"]},
-    "supervisor": {"memory_limit": float(settings.SHARE), "drain_timeout": None},
+    "supervisor": {"memory_limit": float(MODELS_SHARE), "drain_timeout": None},
     "cache": {"disk": None, "disk_cache_bytes": "50GB"},
     "log": {"level": None, "file": "mlx-worker.log"},
     "models": {

@@ -7,6 +7,7 @@ types; `config.reference` makes the documentation and the JSON schema for editor
 
 from mlx_worker.config.schema.cache import CacheConfig
 from mlx_worker.config.schema.cpu import CpuConfig
+from mlx_worker.config.schema.hosts import HERE, HostConfig
 from mlx_worker.config.schema.log import LogConfig, LogLevel
 from mlx_worker.config.schema.model import Defaults, ModelConfig
 from mlx_worker.config.schema.node import (
@@ -24,6 +25,7 @@ from mlx_worker.config.schema.telemetry import TelemetryConfig
 __all__ = [
     "APP",
     "FILE_NAME",
+    "HERE",
     "KEYS_VARIABLE",
     "KEY_VARIABLE",
     "CacheConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "ConfigFile",
     "CpuConfig",
     "Defaults",
+    "HostConfig",
     "LogConfig",
     "LogLevel",
     "ModelConfig",

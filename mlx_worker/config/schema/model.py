@@ -38,6 +38,8 @@ WeightType = Literal["auto", "float32", "bfloat16"]
 
 SplitKind = Literal["tensor", "pipeline"]
 
+Transport = Literal["ring", "jaccl"]
+
 ToolMode = Literal["refuse", "ignore", "prompt"]
 
 HeadLine = Annotated[str, Meta(max_length=200, pattern=r"^[^*\r\n]+\*?$")]
@@ -316,6 +318,22 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " layer, `pipeline` is some of the layers."
         ),
     ] = "tensor"
+    hosts: Annotated[
+        tuple[Name, ...],
+        Meta(
+            max_length=64,
+            description="Hosts that compute the model together, each with its part, as in"
+            ' `["here", "studio2"]`. The first is the node\'s own machine, `here`; the others are'
+            " sections `[[hosts]]`. Without this key: the node's own machine.",
+        ),
+    ] = ()
+    transport: Annotated[
+        Transport,
+        Meta(
+            description="How the hosts exchange what they compute: `ring` is TCP, `jaccl` is RDMA"
+            " over Thunderbolt, which has not been tried."
+        ),
+    ] = "ring"
     env: Annotated[
         dict[str, str],
         Meta(
@@ -325,3 +343,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " here."
         ),
     ] = {}
+
+    @property
+    def rank_count(self) -> int:
+        """Return the number of processes that compute the model together."""
+        return len(self.hosts) or self.ranks

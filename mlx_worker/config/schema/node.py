@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from mlx_worker.config.schema.cache import CacheConfig
 from mlx_worker.config.schema.cpu import CpuConfig
+from mlx_worker.config.schema.hosts import HostConfig
 from mlx_worker.config.schema.log import LogConfig
 from mlx_worker.config.schema.model import ModelConfig
 from mlx_worker.config.schema.server import ServerConfig
@@ -39,6 +40,7 @@ class ConfigFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: CacheConfig = CacheConfig()
     cpu: CpuConfig = CpuConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    hosts: tuple[HostConfig, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,5 +57,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: CacheConfig = CacheConfig()
     cpu: CpuConfig = CpuConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    hosts: tuple[HostConfig, ...] = ()
     folder: Path = Path()
     file: Path | None = None

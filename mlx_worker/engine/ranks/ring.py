@@ -58,12 +58,12 @@ def join_ring(
         json.dump([[address] for address in addresses], file)
         file.flush()
         os.environ["MLX_HOSTFILE"], os.environ["MLX_RANK"] = file.name, str(rank)
-        stack.enter_context(_ending_after(seconds))
+        stack.enter_context(ending_after(seconds))
         return mx.distributed.init(strict=True, backend="ring")
 
 
 @contextmanager
-def _ending_after(seconds: float) -> Iterator[None]:
+def ending_after(seconds: float) -> Iterator[None]:
     """End the process if the block takes longer."""
     before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)

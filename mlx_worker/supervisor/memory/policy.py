@@ -39,9 +39,9 @@ def disk_buffers(model: ModelConfig, cache: CacheConfig) -> int:
 
 
 def expected_bytes(planned: PlannedModel) -> int:
-    """Return what a model's process is expected to take once it has loaded the model."""
+    """Return what a model is expected to take on this host, once it is loaded."""
     weights = planned.folder.weight_bytes if planned.folder else 0
-    return weights + PROCESS_BYTES
+    return weights // (len(planned.hosts) or 1) + PROCESS_BYTES
 
 
 @dataclass(frozen=True, slots=True)

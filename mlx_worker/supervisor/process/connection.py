@@ -28,6 +28,7 @@ from mlx_worker.wire.messages import (
     FromChild,
     Gathering,
     Hello,
+    Kept,
     Leave,
     Loaded,
     LoadFailed,
@@ -53,6 +54,7 @@ ResponseMessage = Started | PrefillProgress | PromptScores | RowOutput | FinalRe
 """A message about an opened id."""
 ChildReport = (
     Hello
+    | Kept
     | Gathering
     | LoadProgress
     | Loaded

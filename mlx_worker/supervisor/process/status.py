@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RankStatus:
-    """One of several processes that compute a model together; memory in bytes."""
+    """One of several processes that compute a model together; memory in bytes.
+
+    `host` is the name of its host, where `pid` counts. `started` is the process id, here, of what
+    the front has started for the rank: its keeper, or the command that runs one on another host.
+    """
 
     rank: int
     pid: int
     resident_bytes: int
     device_bytes: int
+    host: str
+    is_here: bool
+    started: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """Several processes that compute one model, as one process of its child.
 
-Rank 0 is the child's process and serves the requests. Each other rank is behind a keeper. The group
-starts as one, when all have said hello, and ends as one: the end, the garbage or the silence of any
-rank is the end of the group's pipe, and what ends the group ends all its processes.
+Rank 0 is the child's process and serves the requests. Each other rank is behind a keeper, on this
+host or another. The group starts as one, when all have said hello, and ends as one: the end, the
+garbage or the silence of any rank is the end of the group's pipe, and what ends the group ends all
+its processes. A host that cannot be reached is as a process that the system refuses: the group does
+not start, and is tried again later.
 
 [front]
 """
@@ -17,28 +19,36 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from mlx_worker.config.schema import HERE
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.launch.keeper import SIGNALLED
 from mlx_worker.supervisor.process.launch.process import describe_exit
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import RankStatus
-from mlx_worker.wire.messages import PROTOCOL, Gathering, Hello, Loaded, Ping, Pong
-from mlx_worker.wire.rank_place import RankPlace
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    Gathering,
+    Hello,
+    Kept,
+    Loaded,
+    LoadFailed,
+    Ping,
+    Pong,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.supervisor.process.connection import ChildReport
-    from mlx_worker.supervisor.process.launch.launcher import Launch, Launched
+    from mlx_worker.config.schema import HostConfig
+    from mlx_worker.supervisor.process.connection import ChildConnection, ChildReport
+    from mlx_worker.supervisor.process.launch.launcher import Launch, Launched, LaunchRank
     from mlx_worker.supervisor.process.launch.process import ChildProcess
-    from mlx_worker.supervisor.process.launch.stderr import StderrLine
+    from mlx_worker.supervisor.process.launch.rank_plan import RankPlan
+    from mlx_worker.supervisor.process.launch.stderr import StderrLine, StderrTail
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.ring_buffer import RingBuffer
     from mlx_worker.wire.messages import Load
-    from mlx_worker.wire.rank_place import Split
-
-LOOPBACK: Final = "127.0.0.1"
 
 EXPLAINED_WITHIN: Final = 0.5
 """Seconds in which the process of a rank that has closed its pipe ends, and tells how."""
@@ -47,18 +57,52 @@ EOF_WAIT: Final = 1.0
 """Seconds in which a keeper ends its rank and itself once its pipe is closed."""
 
 
-class Follower:
-    """A rank other than 0, from its launch to its end."""
+HOST_TIMEOUT: Final = 15.0
+"""Seconds in which the keeper on another host answers."""
 
-    def __init__(self, rank: int, launched: Launched) -> None:
+REACH_TIMEOUT: Final = 5.0
+"""Seconds in which the address of a host is reached whose keeper has answered."""
+
+
+class Follower:
+    """A rank other than 0, from before its launch to its end."""
+
+    def __init__(self, rank: int, label: str, host: HostConfig) -> None:
         self.rank = rank
-        self.process = launched.process
-        self.connection = launched.connection
-        self.stderr_tail = launched.stderr_tail
+        self.label = label
+        self.host = host
+        self.launched: Launched | None = None
+        self.has_process = asyncio.Event()
+        self.kept: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
         self.hello: Hello | None = None
         self.pong: Pong | None = None
         self.heard_at = asyncio.get_running_loop().time()
         self._is_killed = False
+
+    def attach(self, launched: Launched) -> None:
+        """Keep the process, whose reports may have come before."""
+        self.launched = launched
+        self.has_process.set()
+
+    @property
+    def process(self) -> ChildProcess:
+        """Return the process that the front has started: the keeper, or what runs one."""
+        return self._of_launch.process
+
+    @property
+    def connection(self) -> ChildConnection:
+        """Return the front's end of the pipe."""
+        return self._of_launch.connection
+
+    @property
+    def stderr_tail(self) -> StderrTail:
+        """Return the last lines of the keeper and of the rank."""
+        return self._of_launch.stderr_tail
+
+    @property
+    def _of_launch(self) -> Launched:
+        assert self.launched is not None, "the rank was launched"
+        return self.launched
 
     def end(self) -> None:
         """Close the pipe: the keeper ends the rank, and itself."""
@@ -76,8 +120,10 @@ class Follower:
         if not code or self._is_killed:
             return ""
         how = describe_exit(code if code < SIGNALLED else SIGNALLED - code)
+        if self.hello is None:  # before any request: what was written has words of none
+            how = self.stderr_tail.cause(how)
         cause = self.stderr_tail.computation_failure
-        return f"rank {self.rank}: {how}: {cause}" if cause else f"rank {self.rank}: {how}"
+        return f"{self.label}: {how}: {cause}" if cause else f"{self.label}: {how}"
 
 
 class RankGroup:
@@ -91,14 +137,12 @@ class RankGroup:
     def __init__(
         self,
         callbacks: ConnectionCallbacks,
-        ranks: int,
-        split: Split,
+        plan: RankPlan,
         timings: Timings,
         pause: PauseDetector,
     ) -> None:
         self._callbacks = callbacks
-        self._ranks = ranks
-        self._split: Split = split
+        self._plan = plan
         self._timings = timings
         self._pause = pause
         self._secret = secrets.token_hex(16)
@@ -116,31 +160,45 @@ class RankGroup:
 
     # --- the start ---
 
-    async def start(self, launch: Launch, launch_rank: Launch) -> Launched:
-        """Start all processes, and return them as one. Raises OSError if the system refuses one."""
+    async def start(self, launch: Launch, launch_rank: LaunchRank) -> Launched:
+        """Start all processes, and return them as one.
+
+        The other hosts come first: no process is taken here for a host that is away. Raises OSError
+        if the system refuses a process, or if a host cannot be used.
+        """
         callbacks = replace(self._callbacks, on_report=self._on_leader_report, on_end=self._end)
-        self._leader = leader = await launch(callbacks)
         try:
-            for rank in range(1, self._ranks):
-                await self._start_follower(rank, launch_rank)
+            await self._start_followers(launch_rank)
+            self._leader = leader = await launch(callbacks)
         except BaseException:
-            self.kill()
-            leader.connection.close()
+            self._has_ended = True
+            self._end_followers()
             raise
         if leader.hello is not None:
             self._on_leader_report(leader.hello)
         self._ping()
         return replace(leader, process=self, hello=None, group=self)
 
-    async def _start_follower(self, rank: int, launch_rank: Launch) -> None:
+    async def _start_followers(self, launch_rank: LaunchRank) -> None:
+        """Start the other ranks side by side; what one of them raises, once all have started."""
+        starts = [self._start_follower(rank, launch_rank) for rank in range(1, self._plan.ranks)]
+        for result in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _start_follower(self, rank: int, launch_rank: LaunchRank) -> None:
+        host = self._plan.hosts[rank]
+        follower = Follower(rank, self._plan.label(rank), host)
         callbacks = ConnectionCallbacks(
             on_report=lambda report: self._on_follower_report(follower, report),
             on_end=lambda event, reason: self._on_follower_end(follower, event, reason),
             on_idle=lambda: None,
             on_step=lambda _: None,
         )
-        follower = Follower(rank, await launch_rank(callbacks))
-        self._followers.append(follower)
+        follower.attach(await launch_rank(callbacks, host))
+        self._followers = sorted([*self._followers, follower], key=lambda each: each.rank)
+        if not host.is_here:
+            await _reach(follower)
 
     def attach_model(self, model: str, lines: RingBuffer[StderrLine]) -> None:
         """Keep what the ranks write to stderr among the lines of their model."""
@@ -155,13 +213,7 @@ class RankGroup:
 
     def _load_of(self, rank: int, leader: str) -> Load:
         assert self._load is not None, "rank 0 was told to load before it gathers the others"
-        # All ranks are on this host, and share the memory that the model may have.
-        return msgspec.structs.replace(
-            self._load,
-            place=RankPlace(rank, self._ranks, self._split, LOOPBACK, self._secret, leader),
-            cache_bytes=self._load.cache_bytes // self._ranks,
-            kv_bytes=self._load.kv_bytes // self._ranks,
-        )
+        return self._plan.load_of(self._load, rank, self._secret, leader)
 
     # --- reports ---
 
@@ -171,13 +223,14 @@ class RankGroup:
                 self._hello = report
                 self._report_hello()
             case Gathering():
+                address = f"{self._plan.hosts[0].address}:{report.port}"
                 for follower in self._followers:
-                    address = f"{LOOPBACK}:{report.port}"
                     follower.connection.send(self._load_of(follower.rank, address))
             case Pong():
                 self.ranks = tuple(self._statuses(report))
-                resident = sum(rank.resident_bytes for rank in self.ranks)
-                device = sum(rank.device_bytes for rank in self.ranks)
+                here = [rank for rank in self.ranks if rank.is_here]
+                resident = sum(rank.resident_bytes for rank in here)
+                device = sum(rank.device_bytes for rank in here)
                 whole = msgspec.structs.replace(
                     report, resident_bytes=resident, device_bytes=device
                 )
@@ -187,21 +240,30 @@ class RankGroup:
                 self._callbacks.on_report(report)
 
     def _statuses(self, of_leader: Pong) -> Iterator[RankStatus]:
-        yield RankStatus(0, self.pid, of_leader.resident_bytes, of_leader.device_bytes)
+        yield self._status(0, self.pid, of_leader, self.pid)
         for follower in self._followers:
-            hello, pong = follower.hello, follower.pong
-            if hello is not None and pong is not None:
-                nbytes = (pong.resident_bytes, pong.device_bytes)
-                yield RankStatus(follower.rank, hello.pid, *nbytes)
+            if follower.hello is not None and follower.pong is not None:
+                pids = follower.hello.pid, follower.process.pid
+                yield self._status(follower.rank, pids[0], follower.pong, pids[1])
+
+    def _status(self, rank: int, pid: int, pong: Pong, started: int) -> RankStatus:
+        host = self._plan.hosts[rank]
+        memory = pong.resident_bytes, pong.device_bytes
+        return RankStatus(rank, pid, *memory, host.name or HERE, host.is_here, started)
 
     def _on_follower_report(self, follower: Follower, report: ChildReport) -> None:
         follower.heard_at = self._loop.time()
         match report:
+            case Kept() if not follower.kept.done():
+                follower.kept.set_result(report)
             case Hello() if report.protocol != PROTOCOL:
-                self._end(Event.GARBAGE, f"rank {follower.rank}: protocol {report.protocol}")
+                self._end(Event.GARBAGE, f"{follower.label}: protocol {report.protocol}")
             case Hello():
                 follower.hello = report
                 self._report_hello()
+            case LoadFailed():
+                reason = f"{follower.label}: {report.reason}"
+                self._callbacks.on_report(LoadFailed(reason, report.permanent))
             case Pong():
                 follower.pong = report
             case _:
@@ -210,7 +272,7 @@ class RankGroup:
     def _report_hello(self) -> None:
         """Report the hello of rank 0 once all ranks have said theirs."""
         greeted = sum(follower.hello is not None for follower in self._followers)
-        if self._hello is not None and greeted == self._ranks - 1:
+        if self._hello is not None and greeted == self._plan.ranks - 1:
             hello, self._hello = self._hello, None
             self._callbacks.on_report(hello)
 
@@ -223,7 +285,7 @@ class RankGroup:
         for follower in self._followers:
             silent = now - self._pause.after_last_pause(follower.heard_at)
             if self._is_loaded and silent > self._timings.stall:
-                self._end(Event.STALLED, f"rank {follower.rank} is silent for {silent:.1f} s")
+                self._end(Event.STALLED, f"{follower.label} is silent for {silent:.1f} s")
                 return
             if follower.hello is not None:
                 follower.connection.send(Ping(self._pings))
@@ -237,9 +299,17 @@ class RankGroup:
     async def _explain(self, follower: Follower, event: Event, reason: str) -> None:
         """End the group for a rank whose pipe was closed, with the reason that its end gives."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(_ended(follower.process)), EXPLAINED_WITHIN)
-            await follower.stderr_tail.complete(EXPLAINED_WITHIN)
-        self._end(event, follower.failure or f"rank {follower.rank}: {reason}")
+            async with asyncio.timeout(EXPLAINED_WITHIN):
+                await follower.has_process.wait()
+                await follower.process.wait()
+                await follower.stderr_tail.complete(EXPLAINED_WITHIN)
+        why = follower.failure if follower.launched is not None else ""
+        why = why or f"{follower.label}: {reason}"
+        if follower.host.is_here or follower.kept.done():
+            self._end(event, why)
+        else:
+            follower.kept.set_exception(OSError(why))
+            follower.kept.exception()  # the start may have given up meanwhile
 
     def _end(self, event: Event, reason: str) -> None:
         """Report the end of the group, once."""
@@ -296,5 +366,28 @@ class RankGroup:
         return self._leader.process
 
 
-async def _ended(process: ChildProcess) -> int:
-    return await process.wait()
+async def _reach(follower: Follower) -> None:
+    """Wait until the keeper of a host answers, and the host's address does.
+
+    Raises OSError with the reason if one of them does not.
+    """
+    try:
+        kept = await asyncio.wait_for(asyncio.shield(follower.kept), HOST_TIMEOUT)
+    except TimeoutError as error:
+        why = f"{follower.label}: no answer of {follower.host.run[0]} within {HOST_TIMEOUT:g} s"
+        raise OSError(why) from error
+    address = follower.host.address
+    if kept.problem:
+        raise OSError(f"{follower.label}: cannot listen at {address}: {kept.problem}")
+    if kept.protocol != PROTOCOL:
+        raise OSError(
+            f"{follower.label}: protocol {kept.protocol}, not {PROTOCOL}: install the same"
+            " mlx-worker on all hosts"
+        )
+    try:
+        async with asyncio.timeout(REACH_TIMEOUT):
+            _, writer = await asyncio.open_connection(address, kept.port)
+        writer.close()
+    except OSError as error:
+        why = error.strerror or f"no answer within {REACH_TIMEOUT:g} s"
+        raise OSError(f"{follower.label}: {address} cannot be reached: {why}") from error

@@ -4,7 +4,8 @@ The front talks to the keeper over its standard input and output, through ssh or
 keeper starts the rank's process and passes bytes on in both directions. The rank lives no longer
 than the front's end: at EOF, or when the front is silent for too long, the keeper ends the process
 with SIGKILL, because a process that waits for other ranks in native code answers nothing else. The
-keeper knows nothing of the messages and imports no mlx. [front]
+keeper reads one message, `KeepRank`, and knows nothing of those that follow; it imports no mlx.
+[front]
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
+import msgspec
+
+from mlx_worker.errors import ProtocolViolation
+from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND, rank_environment
 from mlx_worker.system.process_titles import set_title
+from mlx_worker.wire.framing import Frames, encode
+from mlx_worker.wire.messages import PROTOCOL, Kept
+from mlx_worker.wire.rank_place import SILENCE, UNTIL_SPOKEN, KeepRank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-SILENCE: Final = 20.0
-"""Seconds without a byte from the front, which pings every second, after which the front is gone.
-They count from the first byte on: until its first message a rank imports its modules."""
 
 CHUNK: Final = 1 << 16
 STDIN: Final = 0
@@ -39,6 +43,9 @@ PR_SET_PDEATHSIG: Final = 1
 SIGNALLED: Final = 128
 """Added to the number of the signal that ended the rank, in the keeper's exit code."""
 
+EXIT_UNUSABLE: Final = 69
+"""EX_UNAVAILABLE of sysexits.h: the host cannot run a rank."""
+
 EXIT_WAIT: Final = 1.0
 """Seconds in which a rank that has closed its pipe may end by itself."""
 
@@ -46,20 +53,59 @@ EXIT_WAIT: Final = 1.0
 def keep_rank(command: Sequence[str] = CHILD_COMMAND, silence: float = SILENCE) -> int:
     """Run a rank until it or the front ends; return its exit code, 0 if the front ended first."""
     set_title("keeper")
+    order = _order_within(silence)
+    if order is None:
+        return 0
+    if not order.address:
+        return _keep(command, silence, None, None)
+    try:
+        env = rank_environment(order.env)
+        doorbell = socket.create_server((order.address, 0))
+    except OSError as error:
+        _write(encode(Kept(PROTOCOL, problem=error.strerror or str(error))))
+        return EXIT_UNUSABLE
+    with doorbell:
+        _write(encode(Kept(PROTOCOL, doorbell.getsockname()[1])))
+        return _keep(command, silence, env, doorbell)
+
+
+def _order_within(seconds: float) -> KeepRank | None:
+    """Return the front's first message; None if the front ends or says something else."""
+    frames = Frames(msgspec.msgpack.Decoder(KeepRank))
+    end = time.monotonic() + seconds
+    while select.select([STDIN], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not (data := os.read(STDIN, CHUNK)):
+            return None
+        try:
+            if orders := list(frames.feed(data)):
+                return orders[0]
+        except ProtocolViolation:
+            return None
+    return None
+
+
+def _keep(
+    command: Sequence[str],
+    silence: float,
+    env: dict[str, str] | None,
+    doorbell: socket.socket | None,
+) -> int:
+    """Run a rank, with the keeper's own environment if `env` is None; return its exit code."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(  # noqa: S603  (the product's own command)
-            [*command, "--fd", str(theirs.fileno())],
+            [*command, "--fd", str(theirs.fileno()), "--silence", str(silence)],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            env=env,
             # Safe: a keeper has one thread.
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
     code: int | None = None
     with ours:
         try:
-            if _relay(ours, silence):
+            if _relay(ours, silence, doorbell):
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(EXIT_WAIT)
             code = process.poll()
@@ -71,9 +117,12 @@ def keep_rank(command: Sequence[str] = CHILD_COMMAND, silence: float = SILENCE) 
     return code if code >= 0 else SIGNALLED - code
 
 
-def _relay(rank: socket.socket, silence: float) -> bool:
-    """Pass bytes on until one side ends; return True if the rank's side did."""
-    timeout: float | None = None
+def _relay(rank: socket.socket, silence: float, doorbell: socket.socket | None) -> bool:
+    """Pass bytes on until one side ends; return True if the rank's side did.
+
+    `doorbell` is closed once the front speaks: the front has rung by then.
+    """
+    timeout = silence * UNTIL_SPOKEN
     none: list[int] = []
     while True:
         readable, _, _ = select.select([STDIN, rank.fileno()], none, none, timeout)
@@ -81,6 +130,8 @@ def _relay(rank: socket.socket, silence: float) -> bool:
             if not (data := os.read(STDIN, CHUNK)):
                 return False
             timeout = silence
+            if doorbell is not None:
+                doorbell.close()
             with suppress(OSError):  # the rank has ended: its side is read to the end
                 rank.sendall(data)
         elif not readable:

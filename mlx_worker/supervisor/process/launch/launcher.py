@@ -14,14 +14,18 @@ from mlx_worker.supervisor.process.launch.process import (
     CHILD_COMMAND,
     KEEPER_COMMAND,
     NO_VARIABLES,
+    REMOTE_COMMAND,
     spawn,
     spawn_keeper,
+    spawn_runner,
 )
 from mlx_worker.supervisor.process.launch.stderr import StderrTail
+from mlx_worker.wire.rank_place import KeepRank
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from mlx_worker.config.schema import HostConfig
     from mlx_worker.supervisor.blas.child_blas import ChildBlas
     from mlx_worker.supervisor.process.launch.group import RankGroup
     from mlx_worker.supervisor.process.launch.process import ChildProcess
@@ -49,6 +53,13 @@ class Launch(Protocol):
 
     async def __call__(self, callbacks: ConnectionCallbacks) -> Launched:
         """Start a process that reports to the callbacks. Raises OSError if that fails."""
+
+
+class LaunchRank(Protocol):
+    """Starts the ranks of one model other than rank 0, each behind its keeper."""
+
+    async def __call__(self, callbacks: ConnectionCallbacks, host: HostConfig) -> Launched:
+        """Start a rank on a host. Raises OSError if that fails."""
 
 
 class Launcher(Protocol):
@@ -96,10 +107,23 @@ def child_launcher(blas: Callable[[], Awaitable[ChildBlas]]) -> ProcessLauncher:
     return ProcessLauncher(CHILD_COMMAND, blas)
 
 
-def rank_launcher(launcher: Launcher) -> Launcher:
-    """Return what starts other ranks, behind keepers, beside the children of a launcher."""
-    blas = launcher.blas if isinstance(launcher, ProcessLauncher) else None
-    return ProcessLauncher(KEEPER_COMMAND, blas, spawn_keeper)
+async def launch_rank(
+    launcher: Launcher, callbacks: ConnectionCallbacks, host: HostConfig, env: Mapping[str, str]
+) -> Launched:
+    """Start another rank beside the children of a launcher, or on another host, with its keeper.
+
+    Raises OSError if that fails.
+    """
+    if host.is_here:
+        blas = launcher.blas if isinstance(launcher, ProcessLauncher) else None
+        start = ProcessLauncher(KEEPER_COMMAND, blas, spawn_keeper)
+        order = KeepRank()
+    else:
+        start = ProcessLauncher([*host.run, *REMOTE_COMMAND], start=spawn_runner)
+        order = KeepRank(host.address, dict(env))
+    launched = await start(callbacks, env)
+    launched.connection.send(order)
+    return launched
 
 
 CHILD_LAUNCHER: Final = ProcessLauncher(CHILD_COMMAND)

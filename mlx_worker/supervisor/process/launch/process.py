@@ -26,6 +26,9 @@ CHILD_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker.c
 KEEPER_COMMAND: Final[Sequence[str]] = (sys.executable, "-P", "-m", "mlx_worker", "rank")
 """The command of the keeper of a rank on this host; the pipe is its standard input and output."""
 
+REMOTE_COMMAND: Final[Sequence[str]] = ("mlx-worker", "rank")
+"""The command of a keeper on another host, behind that host's `run`."""
+
 CHILD_ENVIRONMENT: Final = {
     # A child reads what is on the disk; it fetches nothing, whatever a model's files say.
     "HF_HUB_OFFLINE": "1",
@@ -119,19 +122,45 @@ async def spawn_keeper(
     env: Mapping[str, str] = NO_VARIABLES,
     blas: ChildBlas = OWN_BLAS,
 ) -> SpawnedProcess:
-    """Start the keeper of a rank, whose standard input and output is this end of its pipe.
+    """Start the keeper of a rank on this host, whose environment is that of the rank.
 
     Raises OSError if the system refuses a process. `env` are variables of the rank's model.
     """
+    return await _spawn_on_pipe(command, fd, _environment(env, blas))
+
+
+async def spawn_runner(
+    command: Sequence[str],
+    fd: int,
+    _env: Mapping[str, str] = NO_VARIABLES,
+    _blas: ChildBlas = OWN_BLAS,
+) -> SpawnedProcess:
+    """Start the command that runs a keeper on another host, in the front's own environment.
+
+    ssh needs the variables of its agent. The keeper itself makes the environment of its rank.
+    Raises OSError if the system refuses a process.
+    """
+    return await _spawn_on_pipe(command, fd, None)
+
+
+async def _spawn_on_pipe(
+    command: Sequence[str], fd: int, environ: Mapping[str, str] | None
+) -> SpawnedProcess:
+    """Start a process whose standard input and output is this end of a pipe."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=fd,
         stdout=fd,
         stderr=asyncio.subprocess.PIPE,
-        env=_environment(env, blas),
+        env=environ,
         start_new_session=True,
     )
     return SpawnedProcess(process)
+
+
+def rank_environment(of_model: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a rank on the host of this keeper, without secrets."""
+    return _environment(of_model, OWN_BLAS)
 
 
 def _environment(of_model: Mapping[str, str], blas: ChildBlas) -> dict[str, str]:

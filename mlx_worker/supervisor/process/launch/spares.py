@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launch.launcher import rank_launcher
+from mlx_worker.supervisor.process.launch.launcher import launch_rank
 from mlx_worker.supervisor.process.launch.process import NO_VARIABLES, describe_exit
 from mlx_worker.wire.messages import Hello, Ping, Pong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mlx_worker.config.schema import HostConfig
     from mlx_worker.supervisor.process.connection import ChildReport
     from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher
     from mlx_worker.supervisor.process.pause import PauseDetector
@@ -171,10 +172,10 @@ class SparePool:
         return spare.hand_over(callbacks)
 
     async def launch_rank(
-        self, callbacks: ConnectionCallbacks, env: Mapping[str, str] = NO_VARIABLES
+        self, callbacks: ConnectionCallbacks, host: HostConfig, env: Mapping[str, str]
     ) -> Launched:
         """Start another rank of a model, behind its keeper. Raises OSError if that fails."""
-        return await rank_launcher(self._launcher)(callbacks, env)
+        return await launch_rank(self._launcher, callbacks, host, env)
 
     def on_state_change(self) -> None:
         """Prepare no spare for a while: a child has changed its state."""

@@ -9,22 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mlx_worker.config.schema import HostConfig
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
 from mlx_worker.supervisor.process.launch.group import RankGroup
+from mlx_worker.supervisor.process.launch.rank_plan import LOOPBACK, NAMELESS, RankPlan
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire.messages import Hello, Load, Loaded, Ping, Pong
 from tests.fake_worker import GATHERING_PORT
-from tests.supervisor_harness import DEADLINE, Fifo, alive, kill_worker, scripted, soon
+from tests.supervisor_harness import (
+    DEADLINE,
+    Fifo,
+    alive,
+    eventually,
+    kill_worker,
+    scripted,
+    soon,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher
 
 LOAD = Load("model", "/nowhere", 4, None, cache_bytes=90, kv_bytes=60, prefill_pause=0.1)
+THREE = RankPlan((HostConfig(NAMELESS, LOOPBACK),) * 3)
 QUICK = Timings(ping=0.01, stall=DEADLINE)
 
 
@@ -74,16 +85,17 @@ async def ranks(
     """A group whose workers have this launcher; that of the last rank may differ."""
     reports = Reports()
     pause = PauseDetector(asyncio.get_running_loop(), timings.ping)
-    running = Ranks(reports, RankGroup(reports.callbacks, 3, "tensor", timings, pause))
+    running = Ranks(reports, RankGroup(reports.callbacks, THREE, timings, pause))
     launcher = launcher or scripted()
 
-    async def launch(callbacks: ConnectionCallbacks) -> Launched:
-        chosen = last if last is not None and len(running.pids) == 2 else launcher
-        launched = await chosen(callbacks)
-        running.pids.append(launched.process.pid)
-        return launched
+    others = [launcher, last or launcher]
 
-    running.launched = await running.group.start(launch, launch)
+    async def launch_rank(callbacks: ConnectionCallbacks, _host: HostConfig) -> Launched:
+        return await others.pop(0)(callbacks)
+
+    running.launched = await running.group.start(launcher, launch_rank)
+    others_launched = [follower.process for follower in running.group._followers]
+    running.pids = [running.group.pid, *(process.pid for process in others_launched)]
     try:
         yield running
     finally:
@@ -179,16 +191,26 @@ async def test_failed_start_of_a_rank_leaves_no_process() -> None:
     pids: list[int] = []
 
     async def launch(callbacks: ConnectionCallbacks) -> Launched:
-        if len(pids) == 2:
-            raise OSError("no more processes")
         launched = await scripted()(callbacks)
         pids.append(launched.process.pid)
         return launched
 
+    async def launch_rank(callbacks: ConnectionCallbacks, _host: HostConfig) -> Launched:
+        if pids:
+            raise OSError("no more processes")
+        return await launch(callbacks)
+
     pause = PauseDetector(asyncio.get_running_loop(), QUICK.ping)
-    group = RankGroup(reports.callbacks, 3, "tensor", QUICK, pause)
+    group = RankGroup(reports.callbacks, THREE, QUICK, pause)
     with pytest.raises(OSError, match="no more processes"):
-        await group.start(launch, launch)
-    await soon(group.wait())
+        await group.start(launch, launch_rank)
+    await eventually(pids_are_gone(pids))
+    assert len(pids) == 1  # rank 0 is started last
     pause.close()
-    assert not any(map(alive, pids))
+
+
+def pids_are_gone(pids: list[int]) -> Callable[[], Awaitable[bool]]:
+    async def are_gone() -> bool:
+        return not any(map(alive, pids))
+
+    return are_gone

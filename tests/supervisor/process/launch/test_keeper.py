@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from mlx_worker.supervisor.process.launch.keeper import SIGNALLED
+from mlx_worker.supervisor.process.launch.keeper import EXIT_UNUSABLE, SIGNALLED
+from mlx_worker.wire.framing import encode, frames_from_child
+from mlx_worker.wire.messages import PROTOCOL, Kept
+from mlx_worker.wire.rank_place import KeepRank
 from tests.processes import DEADLINE, eventually, has_ended
 
 if TYPE_CHECKING:
@@ -41,8 +44,13 @@ while True:
 """A rank that says its process id and then what is said to it, and that heeds no EOF."""
 
 
+HERE = KeepRank()
+
+
 @contextlib.contextmanager
-def keeper(silence: float = DEADLINE) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
+def keeper(
+    silence: float = DEADLINE, order: KeepRank = HERE
+) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
     ours, theirs = socket.socketpair()
     ours.settimeout(DEADLINE)
     command = [sys.executable, "-c", KEEPER, ECHO, str(silence)]
@@ -52,6 +60,7 @@ def keeper(silence: float = DEADLINE) -> Iterator[tuple[socket.socket, subproces
         subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno()) as process,
     ):
         theirs.close()
+        ours.sendall(encode(order))
         try:
             yield ours, process
         finally:
@@ -119,3 +128,53 @@ def test_killed_keeper_leaves_no_rank_even_a_stopped_one() -> None:
         rank.suspend()
         process.kill()
         eventually(lambda: has_ended(rank))
+
+
+def test_front_that_orders_nothing_is_gone() -> None:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", KEEPER, ECHO, "0.1"]
+    with (
+        ours,
+        theirs,
+        subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno()) as process,
+    ):
+        assert process.wait(DEADLINE) == 0
+
+
+def kept_by(pipe: socket.socket) -> Kept:
+    """What a keeper on another host says first."""
+    frames = frames_from_child()
+    while not (messages := list(frames.feed(pipe.recv(1)))):
+        pass
+    assert isinstance(messages[0], Kept)
+    return messages[0]
+
+
+def test_keeper_on_another_host_can_be_reached_until_the_front_speaks() -> None:
+    with keeper(order=KeepRank("127.0.0.1")) as (pipe, _):
+        kept = kept_by(pipe)
+        assert (kept.protocol, kept.problem) == (PROTOCOL, "")
+        socket.create_connection(("127.0.0.1", kept.port)).close()
+        rank_of(pipe)
+        pipe.sendall(b"ping")
+        assert received(pipe, 4) == b"ping"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", kept.port))
+
+
+def test_keeper_on_another_host_makes_the_environment_of_its_rank() -> None:
+    order = KeepRank("127.0.0.1", {"MLX_METAL_FAST_SYNCH": "1"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSH_AUTH_SOCK", "/nowhere")
+        with keeper(order=order) as (pipe, _):
+            kept_by(pipe)
+            environ = rank_of(pipe).environ()
+    assert environ["MLX_METAL_FAST_SYNCH"] == "1"
+    assert environ["HF_HUB_OFFLINE"] == "1"
+    assert "SSH_AUTH_SOCK" not in environ
+
+
+def test_keeper_names_an_address_that_its_host_does_not_have() -> None:
+    with keeper(order=KeepRank("192.0.2.1")) as (pipe, process):
+        assert kept_by(pipe).problem == "Cannot assign requested address"
+        assert process.wait(DEADLINE) == EXIT_UNUSABLE
