@@ -14,6 +14,7 @@ from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.cli.doctor.kv_checks import kv_on_disk
 from mlx_worker.cli.reports.output import print_json
 from mlx_worker.config.problems import find_problems
+from mlx_worker.config.sizes import in_words
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.resolve import missing_warm_files, plan_model
 from mlx_worker.supervisor.blas.preparation import expected_weight_types
@@ -114,10 +115,23 @@ def _print_plan(config: Config, planned: list[PlannedModel], credentials: Creden
             f"{model.max_concurrency} at once, {model.max_queue} may wait, "
             f"{'starts with the node' if model.preload else 'starts with its first request'}"
         )
+        if item.hosts:
+            click.echo(f"  {_over_hosts(item)}")
         for path in model.warm:
             click.echo(f"  warms {path}")
         for warning in item.warnings:
             click.echo(f"  warning: {warning}")
+
+
+def _over_hosts(item: PlannedModel) -> str:
+    """Return what a configuration alone says of the hosts of a model."""
+    model, hosts = item.config, item.hosts
+    names = ", ".join(f"{host.name} {host.address}".rstrip() for host in hosts)
+    part = in_words(item.inspected.weight_bytes // len(hosts))
+    return (
+        f"split over {len(hosts)} hosts ({model.split}, {model.transport}): {names}; about {part}"
+        " of weights on each; `mlx-worker doctor --hosts` asks them"
+    )
 
 
 def _kv_on_disk(config: Config) -> str:
@@ -159,6 +173,7 @@ def _model_as_json(item: PlannedModel) -> dict[str, Any]:
         "dtype": folder.dtype or None,
         "contextLength": item.context_length,
         "preload": model.preload,
+        "hosts": list(model.hosts),
         "warm": [str(path) for path in model.warm],
         "warnings": list(item.warnings),
     }

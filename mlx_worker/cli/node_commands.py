@@ -245,9 +245,10 @@ def _print_piece(text: str) -> None:
 
 
 @click.command
+@click.option("--hosts", is_flag=True, help="Ask the other hosts that compute models as well.")
 @as_json
 @config_file
-def doctor(*, as_json: bool, file: Path | None) -> None:
+def doctor(*, hosts: bool, as_json: bool, file: Path | None) -> None:
     """Check this machine for what a node needs.
 
     Each finding that is not good has advice. Ends with 1 if a finding is bad.
@@ -255,7 +256,7 @@ def doctor(*, as_json: bool, file: Path | None) -> None:
     from mlx_worker.cli.doctor.report import as_dicts, examine, lines_of
     from mlx_worker.cli.reports.output import print_json, print_lines
 
-    findings = asyncio.run(examine(file))
+    findings = asyncio.run(examine(file, ask_hosts=hosts))
     if as_json:
         print_json({"findings": as_dicts(findings)})
     else:

@@ -11,12 +11,18 @@ import click
 
 
 @click.command
-def rank() -> None:
+@click.option("--describe", is_flag=True, help="Tell as JSON what this host has, and end.")
+def rank(*, describe: bool) -> None:
     """Compute a part of a model for the front at the other end of standard input and output.
 
-    A node starts this command itself, for a model with several `ranks`. It ends when the node
-    closes the pipe or is silent for 20 seconds, and the model's process with it.
+    A node starts this command itself, for a model with several `ranks` or `hosts`. It ends when the
+    node closes the pipe or is silent for 20 seconds, and the model's process with it.
     """
+    if describe:
+        from mlx_worker.cli.doctor.host_facts import describe as describe_host
+
+        describe_host()
+        return
     from mlx_worker.supervisor.process.launch.keeper import keep_rank
 
     sys.exit(keep_rank())

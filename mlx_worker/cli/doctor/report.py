@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from mlx_worker.cli.doctor import blas_check, kv_checks, machine, node_checks, service_checks
+from mlx_worker.cli.doctor import (
+    blas_check,
+    host_checks,
+    kv_checks,
+    machine,
+    node_checks,
+    service_checks,
+)
 from mlx_worker.cli.doctor.finding import Finding, bad, ok
 from mlx_worker.config.load import find_default_file, load_config, no_default_file
 from mlx_worker.errors import WorkerError
@@ -26,8 +33,11 @@ _NONE_YET = "`mlx-worker init` writes one; or name another with --config"
 _SEVERITY_WIDTH, _SUBJECT_WIDTH = 6, 13
 
 
-async def examine(file: Path | None) -> list[Finding]:
-    """Return all findings: about this machine, about the configuration, and about what it needs."""
+async def examine(file: Path | None, *, ask_hosts: bool = False) -> list[Finding]:
+    """Return all findings: about this machine, about the configuration, and about what it needs.
+
+    `ask_hosts`: other hosts that compute models are asked too.
+    """
     config, finding = _configuration(file)
     findings = [
         machine.python(),
@@ -45,6 +55,8 @@ async def examine(file: Path | None) -> list[Finding]:
             kv_checks.kv_on_disk(config),
             await node_checks.port(config),
         ]
+        if ask_hosts:
+            findings += await host_checks.hosts(config, run)
     findings += machine.services(run)
     if config is not None:
         findings += service_checks.service_files(run, config)

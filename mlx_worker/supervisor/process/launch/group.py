@@ -298,13 +298,14 @@ class RankGroup:
 
     async def _explain(self, follower: Follower, event: Event, reason: str) -> None:
         """End the group for a rank whose pipe was closed, with the reason that its end gives."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(EXPLAINED_WITHIN):
-                await follower.has_process.wait()
-                await follower.process.wait()
-                await follower.stderr_tail.complete(EXPLAINED_WITHIN)
-        why = follower.failure if follower.launched is not None else ""
-        why = why or f"{follower.label}: {reason}"
+        why = f"{follower.label}: {reason}"
+        if event is not Event.GARBAGE:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EXPLAINED_WITHIN):
+                    await follower.has_process.wait()
+                    await follower.process.wait()
+                    await follower.stderr_tail.complete(EXPLAINED_WITHIN)
+                why = follower.failure or why
         if follower.host.is_here or follower.kept.done():
             self._end(event, why)
         else:
