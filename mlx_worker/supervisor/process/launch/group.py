@@ -172,7 +172,7 @@ class RankGroup:
             self._leader = leader = await launch(callbacks)
         except BaseException:
             self._has_ended = True
-            self._end_followers()
+            await self._end_all_followers()
             raise
         if leader.hello is not None:
             self._on_leader_report(leader.hello)
@@ -344,15 +344,18 @@ class RankGroup:
     async def wait(self) -> int:
         """Wait for the end of rank 0, end the other ranks, and return the exit code of rank 0."""
         code = await self._process.wait()
-        self._end_followers()
-        for follower in self._followers:
-            await follower.process.wait()
+        await self._end_all_followers()
         return code
 
     def kill(self) -> None:
         """End all processes."""
         self._process.kill()
         self._end_followers()
+
+    async def _end_all_followers(self) -> None:
+        self._end_followers()
+        for follower in self._followers:
+            await follower.process.wait()
 
     def _end_followers(self) -> None:
         if self._timer is not None:
