@@ -56,6 +56,7 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         *REAL_CHILDREN,
         "api/parsing/test_parser.py",
         "bench",
+        "child/test_silence.py",
         "cli",
         "faults/test_stopped_tree.py",
         "fidelity/test_documents.py",

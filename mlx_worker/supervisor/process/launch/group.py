@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -55,7 +56,6 @@ EXPLAINED_WITHIN: Final = 0.5
 
 EOF_WAIT: Final = 1.0
 """Seconds in which a keeper ends its rank and itself once its pipe is closed."""
-
 
 HOST_TIMEOUT: Final = 15.0
 """Seconds in which the keeper on another host answers."""
@@ -153,7 +153,9 @@ class RankGroup:
         self._followers: list[Follower] = []
         self._load: Load | None = None
         self._is_loaded = False
+        self._has_started = False
         self._has_ended = False
+        self._early_end: tuple[Event, str] | None = None
         self._pings = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -171,9 +173,11 @@ class RankGroup:
             await self._start_followers(launch_rank)
             self._leader = leader = await launch(callbacks)
         except BaseException:
-            self._has_ended = True
             await self._end_all_followers()
             raise
+        self._has_started = True
+        if self._early_end is not None:
+            self._end(*self._early_end)
         if leader.hello is not None:
             self._on_leader_report(leader.hello)
         self._ping()
@@ -313,8 +317,10 @@ class RankGroup:
             follower.kept.exception()  # the start may have given up meanwhile
 
     def _end(self, event: Event, reason: str) -> None:
-        """Report the end of the group, once."""
-        if not self._has_ended:
+        """Report the end of the group, once; what ends before the start is over ends it then."""
+        if not self._has_started:
+            self._early_end = self._early_end or (event, reason)
+        elif not self._has_ended:
             self._has_ended = True
             self._callbacks.on_end(event, reason)
 
@@ -393,5 +399,5 @@ async def _reach(follower: Follower) -> None:
             _, writer = await asyncio.open_connection(address, kept.port)
         writer.close()
     except OSError as error:
-        why = error.strerror or f"no answer within {REACH_TIMEOUT:g} s"
+        why = os.strerror(error.errno) if error.errno else f"no answer within {REACH_TIMEOUT:g} s"
         raise OSError(f"{follower.label}: {address} cannot be reached: {why}") from error
