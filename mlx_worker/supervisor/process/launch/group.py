@@ -22,7 +22,15 @@ from mlx_worker.supervisor.process.launch.keeper import SIGNALLED
 from mlx_worker.supervisor.process.launch.process import describe_exit
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import RankStatus
-from mlx_worker.wire.messages import PROTOCOL, Gathering, Hello, Loaded, Ping, Pong
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    CacheState,
+    Gathering,
+    Hello,
+    Loaded,
+    Ping,
+    Pong,
+)
 from mlx_worker.wire.rank_place import RankPlace
 
 if TYPE_CHECKING:
@@ -175,15 +183,28 @@ class RankGroup:
                     address = f"{LOOPBACK}:{report.port}"
                     follower.connection.send(self._load_of(follower.rank, address))
             case Pong():
-                self.ranks = tuple(self._statuses(report))
+                statuses = tuple(self._statuses(report))
+                if len(statuses) < self._ranks:
+                    return  # the memory of a rank is not known yet
+                self.ranks = statuses
                 resident = sum(rank.resident_bytes for rank in self.ranks)
                 device = sum(rank.device_bytes for rank in self.ranks)
                 whole = msgspec.structs.replace(
                     report, resident_bytes=resident, device_bytes=device
                 )
                 self._callbacks.on_report(whole)
+            case Loaded():
+                self._is_loaded = True
+                for follower in self._followers:
+                    follower.pong = None  # of a process that was loading
+                # Rank 0 knows of its own KV, and shares the memory of this host as in `_load_of`.
+                kv = report.kv.times(self._ranks)
+                self._callbacks.on_report(msgspec.structs.replace(report, kv=kv))
+            case CacheState():
+                nbytes, capacity = report.bytes * self._ranks, report.capacity * self._ranks
+                whole_cache = msgspec.structs.replace(report, bytes=nbytes, capacity=capacity)
+                self._callbacks.on_report(whole_cache)
             case _:
-                self._is_loaded |= isinstance(report, Loaded)
                 self._callbacks.on_report(report)
 
     def _statuses(self, of_leader: Pong) -> Iterator[RankStatus]:
