@@ -166,6 +166,18 @@ def test_kill_at_any_token_loses_and_repeats_none(
 
 
 @pytest.mark.full
+def test_three_ranks_with_layers_each_say_what_one_process_says(
+    folder: Path, tmp_path: Path, expected: str
+) -> None:
+    with running_node(
+        tmp_path, {"three": folder}, extra='ranks = 3\nsplit = "pipeline"'
+    ) as running:
+        running.wait_until_ready()
+        eventually(lambda: len(running.model("three")["ranks"]) == 3)
+        assert asyncio.run(streamed(running, "three")) == expected
+
+
+@pytest.mark.full
 def test_idle_ranks_take_no_cpu(node: RunningNode) -> None:
     eventually(lambda: node.model("two")["state"] == "ready")
     rank = processes_of(node)["rank 1"]
