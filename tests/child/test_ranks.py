@@ -106,6 +106,22 @@ def test_other_weights_on_any_rank_are_another_model(
     assert len(names) == 4
 
 
+def test_ranks_that_join_in_another_order_are_the_same_model() -> None:
+    pairs = [socket.socketpair() for _ in range(2)]
+    names = set()
+    for order in ((1, 2), (2, 1)):
+        connections = {number: RankConnection(pairs[number - 1][0]) for number in order}
+        for number in order:
+            pairs[number - 1][1].sendall(encode(part(weights=f"part {number}")))
+        others = OtherRanks(PLACE, connections)
+        others.wait_until_loaded(lambda _: None)
+        names.add(others.identity_with("own"))
+    for pair in pairs:
+        pair[0].close()
+        pair[1].close()
+    assert len(names) == 1
+
+
 def append_for_ever(log: OperationLog) -> None:
     while True:
         log.append(ClearMemory())

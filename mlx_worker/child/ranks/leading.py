@@ -116,7 +116,7 @@ class OtherRanks:
 
         Raises UnservableModel or InferenceError with the reason of a rank that cannot load.
         """
-        for rank in self._connections:
+        for rank in sorted(self._connections):  # they came in any order
             while isinstance(message := self._receive(rank), PartProgress):
                 send([LoadProgress(message.done, message.total)])
             if not isinstance(message, PartLoaded):

@@ -78,6 +78,11 @@ class Follower:
         self.process.kill()
 
     @property
+    def has_ended_itself(self) -> bool:
+        """True if the rank's process has an exit status of its own: no signal ended it."""
+        return 0 < (self.process.returncode or 0) < SIGNALLED
+
+    @property
     def failure(self) -> str:
         """Return how the rank ended by itself; "" while it runs, or if it was ended."""
         code = self.process.returncode
@@ -251,6 +256,9 @@ class RankGroup:
         self._timer = self._loop.call_later(self._timings.ping, self._ping)
 
     def _on_follower_end(self, follower: Follower, event: Event, reason: str) -> None:
+        if event is Event.GARBAGE:  # no end of a process explains that
+            self._end(event, f"rank {follower.rank}: {reason}")
+            return
         task = self._loop.create_task(self._explain(follower, event, reason))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -260,7 +268,7 @@ class RankGroup:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(_ended(follower.process)), EXPLAINED_WITHIN)
             await follower.stderr_tail.complete(EXPLAINED_WITHIN)
-        self._end(event, follower.failure or f"rank {follower.rank}: {reason}")
+        self._end(event, self.failure or f"rank {follower.rank}: {reason}")
 
     def _end(self, event: Event, reason: str) -> None:
         """Report the end of the group, once."""
@@ -284,7 +292,10 @@ class RankGroup:
     @property
     def failure(self) -> str:
         """Return how a rank other than 0 ended, where one did by itself; else ""."""
-        return next((other.failure for other in self._followers if other.failure), "")
+        failed = [other for other in self._followers if other.failure]
+        # A rank whose neighbour is gone ends itself: it is the consequence, not the cause.
+        failed.sort(key=lambda other: other.has_ended_itself)
+        return failed[0].failure if failed else ""
 
     @property
     def stderr(self) -> asyncio.StreamReader:

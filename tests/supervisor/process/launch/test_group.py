@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -147,6 +148,17 @@ async def test_end_of_a_rank_is_the_end_of_the_group(rank: int) -> None:
         assert (event, reason) == (Event.LINK_LOST, f"rank {rank}: killed by SIGKILL")
         running.group.kill()
         assert await running.ended() == -signal.SIGKILL
+
+
+async def test_rank_that_was_killed_is_named_before_one_that_lost_its_neighbour() -> None:
+    async with ranks() as running:
+        await running.loaded()
+        kill_worker(running.pids[2])
+        await running.reports.next(tuple)
+        neighbour: Any = SimpleNamespace(returncode=74)
+        running.group._followers[0].process, kept = neighbour, running.group._followers[0].process
+        assert running.group.failure == "rank 2: killed by SIGKILL"
+        running.group._followers[0].process = kept
 
 
 async def test_garbage_of_a_rank_is_garbage_of_the_group() -> None:
