@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.prompt import render, system_prefix_tokens
+from mlx_worker.wire.framing import encode
 from mlx_worker.wire.messages import Started
 from mlx_worker.wire.output import Done, StepOutput
-from mlx_worker.wire.request import ChatRequest, PromptScoring, Sampling
+from mlx_worker.wire.request import ChatRequest, EndConditions, PromptScoring, Sampling
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from mlx_worker.engine.engine import Engine
+    from mlx_worker.engine.ranks.leading import OperationLog
 
 CONCURRENCY = 8
 
@@ -21,6 +24,9 @@ Said = dict[int, list[int | str]]
 
 COMPANY = 560
 """Requests; about a tenth of them are cancelled."""
+
+STEPS = 200
+"""Tokens of each answer whose steps are measured."""
 
 SYSTEM = "You are an old river. " + " ".join(WORDS[:60])
 
@@ -124,6 +130,38 @@ def cleared(engine: Engine, tokenizer: Any) -> Any:
     engine.clear_cache()
     cached = admit(engine, tokenizer, 1, chat("Hello", max_tokens=12))
     return [cached, drain(engine)]
+
+
+def costs(engine: Engine, tokenizer: Any) -> list[tuple[int, float, float]]:
+    """What telling the other ranks of a step takes: rows, seconds of CPU, bytes."""
+    log: OperationLog = engine._batch._log
+    send = log._send
+    spent: list[float] = []
+    sizes: list[int] = []
+
+    def timed(operation: Any) -> None:
+        begun = time.thread_time()
+        send(operation)
+        spent.append(time.thread_time() - begun)
+        sizes.append(len(encode(operation)))
+
+    log._send = timed  # type: ignore[method-assign]
+    found = []
+    for rows in (1, CONCURRENCY):
+        for id_ in range(rows):
+            ends = EndConditions(ignore_eos=True)
+            admit(engine, tokenizer, id_, chat(f"{id_}", max_tokens=STEPS, ends=ends))
+        while engine.has_prefill:
+            engine.step()
+        spent.clear()
+        sizes.clear()
+        steps = 0
+        while engine.active == rows:
+            engine.step()
+            steps += 1
+        found.append((rows, sum(spent) / steps, sum(sizes) / steps))
+        drain(engine)
+    return found
 
 
 # --- what scenarios are made of ---
