@@ -153,7 +153,7 @@ class ModelRuntime:
     def apply(self, planned: PlannedModel) -> None:
         """Apply other settings; what only a process goes by counts from the next process on."""
         config = planned.config
-        if load_of(planned) != load_of(self.planned):
+        if load_of(planned) != load_of(self.planned) or config.ranks != self.config.ranks:
             self._load = load_of(planned)
             self.at_start = None
         self.planned = planned
