@@ -90,6 +90,7 @@ def load_model(
         if ranks is not None:
             ranks.wait_until_loaded(send)
             load = ranks.within_room(load)
+            weights = ranks.identity_with(weights)
         kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
         disk = opening.wait() if opening else None
         engine = Engine(
@@ -120,15 +121,22 @@ def load_model(
     texts.join()
     if ranks is not None:
         ranks.watch()
-    send([_loaded(context, model, engine, kv, weights)])
+    send([_loaded(context, model, engine, kv, weights, ranks)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
 
 
-def _loaded(context: int | None, model: Any, engine: Engine, kv: KvCost, weights: str) -> Loaded:
+def _loaded(
+    context: int | None,
+    model: Any,
+    engine: Engine,
+    kv: KvCost,
+    weights: str,
+    ranks: OtherRanks | None,
+) -> Loaded:
     """Return what the front is told of a model that was loaded."""
     return Loaded(
         context,
-        weight_bytes(model),
+        weight_bytes(model) + (ranks.weight_bytes if ranks is not None else 0),
         engine.unbatched,
         kv,
         weights,

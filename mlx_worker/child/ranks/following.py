@@ -23,7 +23,7 @@ from mlx_worker.child.ranks.messages import (
 from mlx_worker.engine.batch import batch_settings
 from mlx_worker.engine.batch_support import is_cuttable
 from mlx_worker.engine.kv.cost import measure_kv_cost
-from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.ranks.following import FollowingBatch
 from mlx_worker.engine.ranks.operations import (
     BadOperation,
@@ -33,11 +33,11 @@ from mlx_worker.engine.ranks.operations import (
 )
 from mlx_worker.engine.ranks.ring import ReservedPort
 from mlx_worker.engine.ranks.split import keep_part
+from mlx_worker.engine.weights_hash import model_identity
 from mlx_worker.errors import (
     BadModelFolder,
     InferenceError,
     ModelNotFoundError,
-    ProtocolViolation,
     UnservableModel,
     WorkerError,
     cause_of,
@@ -89,7 +89,7 @@ def follow(
     try:
         with leader:
             _Follower(leader, load, place, folder).run(versions, files)
-    except (ConnectionError, ProtocolViolation):
+    except ConnectionError:
         os._exit(EXIT_LEADER_GONE)
     except Exception as error:  # noqa: BLE001  (after any error, this rank's KV is not rank 0's)
         end_process(error)
@@ -134,7 +134,9 @@ class _Follower:
         ring.release()
         model = self._read_part(group)
         batch = FollowingBatch(model, **batch_settings(self._load.max_concurrency))
-        self._send(PartLoaded(is_cuttable(model), self._kv_room))
+        identity = model_identity(self._folder, model)
+        loaded = PartLoaded(is_cuttable(model), identity, weight_bytes(model), self._kv_room)
+        self._send(loaded)
         watch_link(self._leader, lambda: os._exit(EXIT_LEADER_GONE))
         for operation in operations:
             if isinstance(operation, MeasureKv):

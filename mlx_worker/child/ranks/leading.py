@@ -7,6 +7,7 @@ names the whole ring. The same connections carry the operations from then on. [c
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 import socket
@@ -81,7 +82,7 @@ class OtherRanks:
         self._place = place
         self._connections = connections
         self._group: Any = None
-        self._kv_room: list[int] = []
+        self._parts: list[PartLoaded] = []
         self.log = OperationLog(self._send)
 
     @classmethod
@@ -133,14 +134,13 @@ class OtherRanks:
 
         Raises UnservableModel or InferenceError with the reason of a rank that cannot load.
         """
-        for rank in self._connections:
+        for rank in sorted(self._connections):  # they came in any order
             while isinstance(message := self._receive(rank), PartProgress):
                 send([LoadProgress(message.done, message.total)])
             if not isinstance(message, PartLoaded):
                 raise _out_of_place(rank, message)
             self.log.are_cuttable &= message.is_cuttable
-            if message.kv_room is not None:
-                self._kv_room.append(message.kv_room)
+            self._parts.append(message)
 
     def watch(self) -> None:
         """End the process from now on when a rank is gone: a collective would wait for ever."""
@@ -149,7 +149,21 @@ class OtherRanks:
 
     def within_room(self, load: Load) -> Load:
         """Return what to load with a KV budget that every rank's host has room for."""
-        return msgspec.structs.replace(load, kv_bytes=min([load.kv_bytes, *self._kv_room]))
+        rooms = [part.kv_room for part in self._parts if part.kv_room is not None]
+        return msgspec.structs.replace(load, kv_bytes=min([load.kv_bytes, *rooms]))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weights that the other ranks have in memory."""
+        return sum(part.weight_bytes for part in self._parts)
+
+    def identity_with(self, own: str) -> str:
+        """Return what names the model of all ranks, by the name of the part of rank 0.
+
+        An answer continues after a restart only if no rank has other weights than before.
+        """
+        names = [own, *(part.weights for part in self._parts)]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def measure_kv_cost(self, model: Any) -> KvCost:
         """Return what a row costs on the rank where it costs most, in a forward of all ranks."""

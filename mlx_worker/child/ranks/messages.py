@@ -36,10 +36,13 @@ class PartProgress(WireMessage, frozen=True):
 class PartLoaded(WireMessage, frozen=True):
     """Tell that the rank's part is in memory, and whether its KV can be cut at any token.
 
+    `weights` names the part as `Loaded.weights` names a model; `weight_bytes` are in memory.
     `kv_room` is how many bytes the part leaves for KV on the rank's host; None: the front knows.
     """
 
     is_cuttable: bool
+    weights: str
+    weight_bytes: int
     kv_room: int | None = None
 
 

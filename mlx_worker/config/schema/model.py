@@ -348,3 +348,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def rank_count(self) -> int:
         """Return the number of processes that compute the model together."""
         return len(self.hosts) or self.ranks
+
+    @property
+    def keeps_kv_on_disk(self) -> bool:
+        """True if the model's KV is kept on disk where `[cache]` keeps any."""
+        return self.disk_cache and self.rank_count == 1

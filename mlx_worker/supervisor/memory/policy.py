@@ -34,14 +34,15 @@ _DISK_PART: Final = 4
 
 def disk_buffers(model: ModelConfig, cache: CacheConfig) -> int:
     """Return what a model's KV takes on its way to and from disk; 0 without KV on disk."""
-    keeps_kv = cache.disk and model.disk_cache
+    keeps_kv = cache.disk and model.keeps_kv_on_disk
     return tier_bytes(int(model.cache_bytes)) if keeps_kv else 0
 
 
 def expected_bytes(planned: PlannedModel) -> int:
-    """Return what a model is expected to take on this host, once it is loaded."""
+    """Return what a model's processes are expected to take here, once the model is loaded."""
     weights = planned.folder.weight_bytes if planned.folder else 0
-    return weights // (len(planned.hosts) or 1) + PROCESS_BYTES
+    here = weights // (len(planned.hosts) or 1)
+    return here + planned.config.ranks * PROCESS_BYTES
 
 
 @dataclass(frozen=True, slots=True)

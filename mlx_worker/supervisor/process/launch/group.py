@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -22,12 +21,12 @@ import msgspec
 
 from mlx_worker.config.schema import HERE
 from mlx_worker.supervisor.process.connection import ConnectionCallbacks
-from mlx_worker.supervisor.process.launch.keeper import SIGNALLED
-from mlx_worker.supervisor.process.launch.process import describe_exit
+from mlx_worker.supervisor.process.launch.follower import Follower
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import RankStatus
 from mlx_worker.wire.messages import (
     PROTOCOL,
+    CacheState,
     Gathering,
     Hello,
     Kept,
@@ -40,12 +39,11 @@ from mlx_worker.wire.messages import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.config.schema import HostConfig
-    from mlx_worker.supervisor.process.connection import ChildConnection, ChildReport
+    from mlx_worker.supervisor.process.connection import ChildReport
     from mlx_worker.supervisor.process.launch.launcher import Launch, Launched, LaunchRank
     from mlx_worker.supervisor.process.launch.process import ChildProcess
     from mlx_worker.supervisor.process.launch.rank_plan import RankPlan
-    from mlx_worker.supervisor.process.launch.stderr import StderrLine, StderrTail
+    from mlx_worker.supervisor.process.launch.stderr import StderrLine
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.ring_buffer import RingBuffer
@@ -56,74 +54,6 @@ EXPLAINED_WITHIN: Final = 0.5
 
 EOF_WAIT: Final = 1.0
 """Seconds in which a keeper ends its rank and itself once its pipe is closed."""
-
-HOST_TIMEOUT: Final = 15.0
-"""Seconds in which the keeper on another host answers."""
-
-REACH_TIMEOUT: Final = 5.0
-"""Seconds in which the address of a host is reached whose keeper has answered."""
-
-
-class Follower:
-    """A rank other than 0, from before its launch to its end."""
-
-    def __init__(self, rank: int, label: str, host: HostConfig) -> None:
-        self.rank = rank
-        self.label = label
-        self.host = host
-        self.launched: Launched | None = None
-        self.has_process = asyncio.Event()
-        self.kept: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        self.hello: Hello | None = None
-        self.pong: Pong | None = None
-        self.heard_at = asyncio.get_running_loop().time()
-        self._is_killed = False
-
-    def attach(self, launched: Launched) -> None:
-        """Keep the process, whose reports may have come before."""
-        self.launched = launched
-        self.has_process.set()
-
-    @property
-    def process(self) -> ChildProcess:
-        """Return the process that the front has started: the keeper, or what runs one."""
-        return self._of_launch.process
-
-    @property
-    def connection(self) -> ChildConnection:
-        """Return the front's end of the pipe."""
-        return self._of_launch.connection
-
-    @property
-    def stderr_tail(self) -> StderrTail:
-        """Return the last lines of the keeper and of the rank."""
-        return self._of_launch.stderr_tail
-
-    @property
-    def _of_launch(self) -> Launched:
-        assert self.launched is not None, "the rank was launched"
-        return self.launched
-
-    def end(self) -> None:
-        """Close the pipe: the keeper ends the rank, and itself."""
-        self.connection.close()
-
-    def kill(self) -> None:
-        """End a keeper that does not end by itself."""
-        self._is_killed |= self.process.returncode is None
-        self.process.kill()
-
-    @property
-    def failure(self) -> str:
-        """Return how the rank ended by itself; "" while it runs, or if it was ended."""
-        code = self.process.returncode
-        if not code or self._is_killed:
-            return ""
-        how = describe_exit(code if code < SIGNALLED else SIGNALLED - code)
-        if self.hello is None:  # before any request: what was written has words of none
-            how = self.stderr_tail.cause(how)
-        cause = self.stderr_tail.computation_failure
-        return f"{self.label}: {how}: {cause}" if cause else f"{self.label}: {how}"
 
 
 class RankGroup:
@@ -202,7 +132,7 @@ class RankGroup:
         follower.attach(await launch_rank(callbacks, host))
         self._followers = sorted([*self._followers, follower], key=lambda each: each.rank)
         if not host.is_here:
-            await _reach(follower)
+            await follower.reach()
 
     def attach_model(self, model: str, lines: RingBuffer[StderrLine]) -> None:
         """Keep what the ranks write to stderr among the lines of their model."""
@@ -231,7 +161,10 @@ class RankGroup:
                 for follower in self._followers:
                     follower.connection.send(self._load_of(follower.rank, address))
             case Pong():
-                self.ranks = tuple(self._statuses(report))
+                statuses = tuple(self._statuses(report))
+                if len(statuses) < self._plan.ranks:
+                    return  # the memory of a rank is not known yet
+                self.ranks = statuses
                 here = [rank for rank in self.ranks if rank.is_here]
                 resident = sum(rank.resident_bytes for rank in here)
                 device = sum(rank.device_bytes for rank in here)
@@ -239,8 +172,21 @@ class RankGroup:
                     report, resident_bytes=resident, device_bytes=device
                 )
                 self._callbacks.on_report(whole)
+            case Loaded():
+                self._is_loaded = True
+                for follower in self._followers:
+                    follower.pong = None  # of a process that was loading
+                # Rank 0 knows of its own KV, and shares the memory of this host as in `_load_of`.
+                kv = report.kv.times(self._plan.ranks_here)
+                self._callbacks.on_report(msgspec.structs.replace(report, kv=kv))
+            case CacheState():
+                nbytes, capacity = (
+                    report.bytes * self._plan.ranks_here,
+                    report.capacity * self._plan.ranks_here,
+                )
+                whole_cache = msgspec.structs.replace(report, bytes=nbytes, capacity=capacity)
+                self._callbacks.on_report(whole_cache)
             case _:
-                self._is_loaded |= isinstance(report, Loaded)
                 self._callbacks.on_report(report)
 
     def _statuses(self, of_leader: Pong) -> Iterator[RankStatus]:
@@ -296,6 +242,9 @@ class RankGroup:
         self._timer = self._loop.call_later(self._timings.ping, self._ping)
 
     def _on_follower_end(self, follower: Follower, event: Event, reason: str) -> None:
+        if event is Event.GARBAGE:  # no end of a process explains that
+            self._end(event, f"rank {follower.rank}: {reason}")
+            return
         task = self._loop.create_task(self._explain(follower, event, reason))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -309,7 +258,7 @@ class RankGroup:
                     await follower.has_process.wait()
                     await follower.process.wait()
                     await follower.stderr_tail.complete(EXPLAINED_WITHIN)
-                why = follower.failure or why
+                why = (self.failure if self._has_started else follower.failure) or why
         if follower.host.is_here or follower.kept.done():
             self._end(event, why)
         else:
@@ -340,7 +289,10 @@ class RankGroup:
     @property
     def failure(self) -> str:
         """Return how a rank other than 0 ended, where one did by itself; else ""."""
-        return next((other.failure for other in self._followers if other.failure), "")
+        failed = [other for other in self._followers if other.failure]
+        # A rank whose neighbour is gone ends itself: it is the consequence, not the cause.
+        failed.sort(key=lambda other: other.has_ended_itself)
+        return failed[0].failure if failed else ""
 
     @property
     def stderr(self) -> asyncio.StreamReader:
@@ -374,30 +326,3 @@ class RankGroup:
     def _process(self) -> ChildProcess:
         assert self._leader is not None, "the group was started"
         return self._leader.process
-
-
-async def _reach(follower: Follower) -> None:
-    """Wait until the keeper of a host answers, and the host's address does.
-
-    Raises OSError with the reason if one of them does not.
-    """
-    try:
-        kept = await asyncio.wait_for(asyncio.shield(follower.kept), HOST_TIMEOUT)
-    except TimeoutError as error:
-        why = f"{follower.label}: no answer of {follower.host.run[0]} within {HOST_TIMEOUT:g} s"
-        raise OSError(why) from error
-    address = follower.host.address
-    if kept.problem:
-        raise OSError(f"{follower.label}: cannot listen at {address}: {kept.problem}")
-    if kept.protocol != PROTOCOL:
-        raise OSError(
-            f"{follower.label}: protocol {kept.protocol}, not {PROTOCOL}: install the same"
-            " mlx-worker on all hosts"
-        )
-    try:
-        async with asyncio.timeout(REACH_TIMEOUT):
-            _, writer = await asyncio.open_connection(address, kept.port)
-        writer.close()
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else f"no answer within {REACH_TIMEOUT:g} s"
-        raise OSError(f"{follower.label}: {address} cannot be reached: {why}") from error
