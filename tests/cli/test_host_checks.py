@@ -138,7 +138,7 @@ def test_doctor_asks_a_host_with_its_own_command(nano: Path, tmp_path: Path) -> 
     )
     text = config_text({"nano": nano}, extra=more).replace(f'path = "{nano}"', 'path = "nano"')
     file.write_text(text.replace("[server]", f'[server]\nmodels_dir = "{nano.parent}"'))
-    ran = run("doctor", "--hosts", "--config", str(file))
+    ran = run("doctor", "--hosts", "--json", "--config", str(file))
     assert "ms there and back" in ran.said
     assert f"on there: {models / 'nano'}, the same files" in ran.said
     assert ran.code == 0, ran.said

@@ -345,3 +345,5 @@ def test_page_of_two_macs_is_right_where_namespaces_are_the_macs(
         eventually(lambda: len(node.model("big")["ranks"]) == 2)
         keys = set(node.model("big")["ranks"][0])
         assert keys == {"rank", "host", "pid", "residentBytes", "deviceBytes"}
+        names = [host["name"] for host in node.ask("/admin/config").json["config"]["hosts"]]
+        assert names == ["here", "studio2"]

@@ -16,6 +16,7 @@ import msgspec
 from mlx_worker import logs
 from mlx_worker.config.schema import (
     CpuConfig,
+    HostConfig,
     LogConfig,
     ModelConfig,
     ServerConfig,
@@ -65,6 +66,10 @@ def config_report(config: Config, key: str | None) -> ConfigReport:
         f"models[{number}]": (model, ModelConfig(id=model.id, path=model.path))
         for number, model in enumerate(config.models)
     }
+    tables |= {
+        f"hosts[{number}]": (host, HostConfig(name=host.name, address=host.address))
+        for number, host in enumerate(config.hosts)
+    }
     source = "program" if config.file is None else "file"
     report = _Report(source)
     shown = {name: report.table(name, *pair) for name, pair in tables.items()}
@@ -73,9 +78,10 @@ def config_report(config: Config, key: str | None) -> ConfigReport:
         sections["log"]["level"] = logs.level()
         report.sources["log.level"] = "running"
     models = [shown[f"models[{number}]"] for number in range(len(config.models))]
+    hosts = [shown[f"hosts[{number}]"] for number in range(len(config.hosts))]
     return ConfigReport(
         file=None if config.file is None else str(config.file),
-        config=sections | {"models": models},
+        config=sections | {"models": models, "hosts": hosts},
         sources=report.sources,
         hidden=report.hidden,
         key=key,
@@ -100,7 +106,7 @@ class _Report:
     def _value(self, path: str, key: str, value: Any, default: Any) -> Any:
         if isinstance(value, msgspec.Struct):
             return self.table(path, value, default)
-        if value != default or key in ("id", "path"):
+        if value != default or key in ("id", "path", "name", "address"):
             self.sources[path] = self._source
         shown = msgspec.to_builtins(value, enc_hook=_plain)
         for secret, without in _without_secrets(key, shown):
