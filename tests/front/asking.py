@@ -129,7 +129,7 @@ class Front:
         )
 
     async def serves_preloaded(self) -> bool:
-        """True once every model that is loaded at the start is ready; asks no path, needs no key."""
+        """True once every model that is loaded at the start is ready; asks without a key."""
         return all(
             served.child.state is State.READY
             for served in self.node.models.values()
