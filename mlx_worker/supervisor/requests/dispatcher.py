@@ -28,7 +28,6 @@ from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.disk_suspicion import DiskSuspects, avoids_disk
 from mlx_worker.supervisor.requests.resume_policy import is_poison, next_to_resume
-from mlx_worker.wire.messages import Generate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -305,19 +304,10 @@ class Dispatcher:
         self._set_wait_deadline(generation, None)
         del self._waiting[generation]
         id_ = next(self._ids)
-        message = Generate(
-            id_,
-            generation.request,
-            list(generation.tokens),
-            generation.session,
-            generation.request_id,
-            generation.room,
-            generation.splices,
-        )
         self._open[generation] = id_
         generation.handed_over.append(time.perf_counter())
         try:
-            self._child.open(id_, generation, message)
+            self._child.open(id_, generation, generation.as_message(id_))
         except ValueError as error:
             generation.fail(InvalidRequest(str(error)))
             return
