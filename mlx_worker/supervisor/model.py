@@ -306,7 +306,7 @@ class ModelRuntime:
 
     def take_lost_requests(self) -> list[str]:
         """Return the names of the requests lost since the last call."""
-        return self.dispatcher.take_lost_requests()
+        return self.dispatcher.log.take_lost_requests()
 
     # --- reports ---
 
@@ -329,8 +329,8 @@ class ModelRuntime:
             given_up_after=life.given_up_after,
             restarts_by=life.restarts_by.copy(),
             stalls=life.stalls,
-            resumes=self.dispatcher.resumes,
-            loops=self.dispatcher.loops,
+            resumes=self.dispatcher.log.resumes,
+            loops=self.dispatcher.log.loops,
             last_exit=child.last_exit,
             entered_at=child.entered_at.copy(),
             child=child.status,

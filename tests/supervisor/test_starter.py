@@ -309,7 +309,7 @@ async def test_a_begun_stream_outlives_giving_up_where_the_retry_comes_in_time(
         while piece := await text_of(generation):
             text += piece
         assert text == "a b c d"
-        assert node.primary.dispatcher.resumes == 1
+        assert node.primary.dispatcher.log.resumes == 1
 
 
 async def test_a_model_without_room_at_its_retry_says_so_and_is_tried_again(
