@@ -34,7 +34,7 @@ from mlx_worker.engine.speculation.ladder import Ladder
 from mlx_worker.engine.speculation.speculation import Speculation
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
-from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
+from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
 from mlx_worker.wire.output import (
     Done,
     FinishReason,
@@ -42,6 +42,7 @@ from mlx_worker.wire.output import (
     RowOutput,
     StepOutput,
 )
+from mlx_worker.wire.prompt_cache import PromptWarmed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

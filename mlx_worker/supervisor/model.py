@@ -27,7 +27,7 @@ from mlx_worker.supervisor.requests.admission import Admission
 from mlx_worker.supervisor.requests.dispatcher import Dispatcher
 from mlx_worker.supervisor.requests.unary import UnaryCall
 from mlx_worker.supervisor.warm_prompts import WarmSet
-from mlx_worker.wire.messages import TrimCache
+from mlx_worker.wire.prompt_cache import TrimCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

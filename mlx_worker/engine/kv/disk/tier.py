@@ -24,7 +24,7 @@ from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
 from mlx_worker.kv_disk.writer import DiskWriter
 from mlx_worker.logs import Entry
-from mlx_worker.wire.messages import DiskState
+from mlx_worker.wire.prompt_cache import DiskState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,8 +21,9 @@ from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
-from mlx_worker.wire.messages import DiskCache, PrefillProgress, PromptWarmed, Started
+from mlx_worker.wire.messages import DiskCache, PrefillProgress, Started
 from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.prompt_cache import PromptWarmed
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.synthetic_models import make
 
