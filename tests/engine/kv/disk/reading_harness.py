@@ -158,7 +158,9 @@ class Process:
         self._ids = 0
         self._woken = threading.Event()
         if tier is not None:
-            self.reading._speed = ReadSpeed(float("inf"))  # the disk is faster than any model
+            self.reading._choice.speed = ReadSpeed(
+                float("inf")
+            )  # the disk is faster than any model
             self.reading.wake_by(self._woken.set)
 
     @property

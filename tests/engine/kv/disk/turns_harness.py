@@ -64,7 +64,7 @@ class DiskBench(Bench):
             disk=tier,
         )
         assert self.engine.disk_reading is not None
-        self.engine.disk_reading._speed = ReadSpeed(float("inf"))  # faster than any model
+        self.engine.disk_reading._choice.speed = ReadSpeed(float("inf"))  # faster than any model
 
     def prompt(
         self, request: ChatRequest, given: Sequence[object] | None = None
