@@ -449,7 +449,7 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
             node.reload([unseen("b")], folders.access)
 
             async def retired() -> bool:
-                return not node._retiring
+                return not list(node._retiring)
 
             await eventually(retired)
             tried = folders.inspections.count("a")
