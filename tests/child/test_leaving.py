@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mlx_worker.kv_disk.records import KV_KINDS
+from mlx_worker.kv_disk.files.records import KV_KINDS
 from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
 from mlx_worker.wire.messages import DiskCache, Generate, Hello, Leave, Loaded
 from mlx_worker.wire.output import Done, StepOutput

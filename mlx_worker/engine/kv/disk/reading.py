@@ -28,9 +28,9 @@ from mlx_worker.engine.kv.disk.reading_plan import addresses_of, names_of
 from mlx_worker.engine.kv.disk.restoring import Restoration
 from mlx_worker.engine.kv.prefix import common_prefix
 from mlx_worker.engine.prefill import WORTH_WAITING
+from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.kv_disk.memory import read_bytes
 from mlx_worker.kv_disk.reader import DiskReader
-from mlx_worker.kv_disk.records import Kind
 from mlx_worker.logs import Entry
 from mlx_worker.wire.messages import PrefillProgress
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlx_worker.engine.history.memory import SampledTurn
-    from mlx_worker.kv_disk.keys import Identity
-    from mlx_worker.kv_disk.records import Kind, Record
+    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.records import Kind, Record
     from mlx_worker.wire.messages import DiskCache
 
 log = logging.getLogger(__name__)

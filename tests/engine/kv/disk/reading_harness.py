@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mlx_worker.engine.kv.disk.reading import DiskReading
-    from mlx_worker.kv_disk.payload import Payload
-    from mlx_worker.kv_disk.records import Address
+    from mlx_worker.kv_disk.files.payload import Payload
+    from mlx_worker.kv_disk.files.records import Address
 
 SECONDS = 60.0
 """Until a test that hangs fails."""

@@ -14,9 +14,9 @@ import pytest
 from mlx_worker.engine.kv.disk.reading import PATIENCE, READS
 from mlx_worker.engine.kv.disk.reading_choice import ReadSpeed
 from mlx_worker.engine.kv.prompt_cache import RetentionClass
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.records import Address, Kind
 from mlx_worker.kv_disk.reader import THREADS
-from mlx_worker.kv_disk.records import Address, Kind
 from mlx_worker.wire.messages import PrefillProgress
 from mlx_worker.wire.request import PromptScoring
 from tests.engine.kv.disk.reading_harness import SECONDS, Place, Process, random_tokens
