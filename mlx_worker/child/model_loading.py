@@ -85,6 +85,7 @@ def load_model(
         opening = _start_tier(load, model, weights, code)
         if ranks is not None:
             ranks.wait_until_loaded(send)
+            weights = ranks.identity_with(weights)
         kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
         disk = opening.wait() if opening else None
         engine = Engine(
@@ -113,15 +114,22 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
-    send([_loaded(context, model, engine, kv, weights)])
+    send([_loaded(context, model, engine, kv, weights, ranks)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
 
 
-def _loaded(context: int | None, model: Any, engine: Engine, kv: KvCost, weights: str) -> Loaded:
+def _loaded(
+    context: int | None,
+    model: Any,
+    engine: Engine,
+    kv: KvCost,
+    weights: str,
+    ranks: OtherRanks | None,
+) -> Loaded:
     """Return what the front is told of a model that was loaded."""
     return Loaded(
         context,
-        weight_bytes(model),
+        weight_bytes(model) + (ranks.weight_bytes if ranks is not None else 0),
         engine.unbatched,
         kv,
         weights,

@@ -141,15 +141,14 @@ class ModelRuntime:
         ends, allowed = self.child.recent_ends
         is_last_try = 0 < allowed <= ends
         is_avoided = is_last_try or self.dispatcher.avoids_disk
-        is_kept = self.config.disk_cache and self.config.ranks == 1
-        if disk is None or is_avoided or not is_kept:
+        if disk is None or is_avoided or not self.config.keeps_kv_on_disk:
             return None
         return msgspec.structs.replace(disk, suspects=self.dispatcher.disk_suspects.records)
 
     def apply(self, planned: PlannedModel) -> None:
         """Apply other settings; what only a process goes by counts from the next process on."""
         config = planned.config
-        if load_of(planned) != load_of(self.planned):
+        if load_of(planned) != load_of(self.planned) or config.ranks != self.config.ranks:
             self._load = load_of(planned)
             self.at_start = None
         self.planned = planned
@@ -244,7 +243,8 @@ class ModelRuntime:
         if self.child.serving:
             id_ = next(self._ids)
             call = UnaryCall(self.dispatcher.suspect)  # whose answer says nothing
-            self.child.open(id_, call, TrimCache(id_, nbytes))
+            # Each process of the model frees as much as the one that is told.
+            self.child.open(id_, call, TrimCache(id_, -(-nbytes // self.config.ranks)))
 
     # --- the host of the child ---
 

@@ -68,6 +68,8 @@ def off(model: ModelStatus, context: AppContext) -> str:
     """Return why a model's KV on disk is not used now; "" where nothing prevents the use."""
     if not model.config.disk_cache:
         return "disk_cache of the model is false"
+    if not model.config.keeps_kv_on_disk:
+        return "several processes compute the model"
     if model.disk_settings is None:
         return context.node.kv_folder.off
     return model.child.disk.off if model.child.disk else ""
@@ -76,4 +78,4 @@ def off(model: ModelStatus, context: AppContext) -> str:
 def is_disabled_by_failure(model: ModelStatus, context: AppContext) -> bool:
     """Return True if a model's KV is to be kept on disk, and the disk cannot be used now."""
     has_folder = model.disk_settings is not None or context.node.kv_folder.is_wanted
-    return model.config.disk_cache and has_folder and bool(off(model, context))
+    return model.config.keeps_kv_on_disk and has_folder and bool(off(model, context))
