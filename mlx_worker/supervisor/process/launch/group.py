@@ -24,13 +24,13 @@ from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import RankStatus
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheState,
     Gathering,
     Hello,
     Loaded,
     Ping,
     Pong,
 )
+from mlx_worker.wire.prompt_cache import CacheState
 from mlx_worker.wire.rank_place import RankPlace
 
 if TYPE_CHECKING:

@@ -403,7 +403,9 @@ def test_progress_is_told_while_records_arrive(written: Place) -> None:
     assert id_ not in second.heard.started
     second.store.let_go()
     second.run()
-    assert {*second.heard.progress[id_][:3]} <= {0, CHUNK_TOKENS, 2 * CHUNK_TOKENS}
+    # Two records may arrive between two steps: then only the second one is told of.
+    read = {done for done in second.heard.progress[id_] if done <= 2 * CHUNK_TOKENS}
+    assert {0, 2 * CHUNK_TOKENS} <= read <= {0, CHUNK_TOKENS, 2 * CHUNK_TOKENS}
     assert id_ in second.heard.done
 
 
