@@ -22,7 +22,7 @@ from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, UnservableModel
-from mlx_worker.kv_disk.names import record_in_background
+from mlx_worker.kv_disk.files.names import record_in_background
 from mlx_worker.system.process_titles import set_title
 from mlx_worker.wire.messages import Load, Loaded, LoadFailed, LoadProgress
 

@@ -80,7 +80,8 @@ def node(served: RunningNode, split: str) -> Iterator[RunningNode]:
 
 async def ask(session: aiohttp.ClientSession, url: str, model: str, body: dict[str, Any]) -> Answer:
     asked = {"model": model, "stream": True, "stream_options": {"include_usage": True}, **body}
-    text, finish, usage = "", None, {}
+    text, finish = "", None
+    usage: dict[str, Any] = {}
     async with session.post(f"{url}/v1/chat/completions", json=asked) as response:
         assert response.status == 200, await response.text()
         is_hit = response.headers["X-Cache-Hit"] == "true"

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
-from mlx_worker.kv_disk.names import record_model
+from mlx_worker.kv_disk.files.names import record_model
 from tests.commands import command
 from tests.fake_worker import DISK_RECORD
 from tests.front.asking import PROMPT, model

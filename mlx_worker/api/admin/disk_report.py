@@ -50,7 +50,7 @@ def in_health(model: ModelStatus, context: AppContext) -> dict[str, Any]:
 
 def folder(context: AppContext) -> dict[str, Any]:
     """Return what all models have on disk together; `path` null: no KV is kept on disk."""
-    settings = context.node.disk_cache
+    settings = context.node.kv_folder.settings
     models = context.model_statuses().values()
     latest = max(models, key=lambda model: model.disk_reported_at).disk
     return {

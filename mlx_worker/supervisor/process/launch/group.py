@@ -26,7 +26,6 @@ from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import RankStatus
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheState,
     Gathering,
     Hello,
     Kept,
@@ -35,6 +34,7 @@ from mlx_worker.wire.messages import (
     Ping,
     Pong,
 )
+from mlx_worker.wire.prompt_cache import CacheState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

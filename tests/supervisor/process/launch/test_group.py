@@ -18,7 +18,8 @@ from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire.kv_cost import KvCost, KvGrowth
-from mlx_worker.wire.messages import CacheState, Hello, Load, Loaded, Ping, Pong
+from mlx_worker.wire.messages import Hello, Load, Loaded, Ping, Pong
+from mlx_worker.wire.prompt_cache import CacheState
 from tests.fake_worker import GATHERING_PORT
 from tests.supervisor_harness import (
     DEADLINE,
