@@ -142,7 +142,8 @@ def _listening_at(address: str) -> tuple[socket.socket | None, str]:
 
 def _echo_to_one(server: socket.socket) -> None:
     """Send back what the first visitor sends, until the visitor or the doctor leaves."""
-    if server not in select.select([server, STDIN], [], [], VISIT_SECONDS)[0]:
+    readable, _, _ = select.select([server.fileno(), STDIN], [], [], VISIT_SECONDS)
+    if server.fileno() not in readable:
         return
     visitor, _ = server.accept()
     with visitor:

@@ -243,7 +243,7 @@ class RankGroup:
 
     def _on_follower_end(self, follower: Follower, event: Event, reason: str) -> None:
         if event is Event.GARBAGE:  # no end of a process explains that
-            self._end(event, f"rank {follower.rank}: {reason}")
+            self._end_for(follower, event, f"{follower.label}: {reason}")
             return
         task = self._loop.create_task(self._explain(follower, event, reason))
         self._tasks.add(task)
@@ -252,13 +252,16 @@ class RankGroup:
     async def _explain(self, follower: Follower, event: Event, reason: str) -> None:
         """End the group for a rank whose pipe was closed, with the reason that its end gives."""
         why = f"{follower.label}: {reason}"
-        if event is not Event.GARBAGE:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EXPLAINED_WITHIN):
-                    await follower.has_process.wait()
-                    await follower.process.wait()
-                    await follower.stderr_tail.complete(EXPLAINED_WITHIN)
-                why = (self.failure if self._has_started else follower.failure) or why
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPLAINED_WITHIN):
+                await follower.has_process.wait()
+                await follower.process.wait()
+                await follower.stderr_tail.complete(EXPLAINED_WITHIN)
+            why = (self.failure if self._has_started else follower.failure) or why
+        self._end_for(follower, event, why)
+
+    def _end_for(self, follower: Follower, event: Event, why: str) -> None:
+        """End the group for a rank; or its start, for a host whose keeper has not answered yet."""
         if follower.host.is_here or follower.kept.done():
             self._end(event, why)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,8 @@ async def ranks(
 
     others = [launcher, last or launcher]
 
-    async def launch_rank(callbacks: ConnectionCallbacks, _host: HostConfig) -> Launched:
+    async def launch_rank(callbacks: ConnectionCallbacks, host: HostConfig) -> Launched:
+        assert host.is_here
         return await others.pop(0)(callbacks)
 
     running.launched = await running.group.start(launcher, launch_rank)
@@ -169,9 +171,12 @@ async def test_rank_that_was_killed_is_named_before_one_that_lost_its_neighbour(
         kill_worker(running.pids[2])
         await running.reports.next(tuple)
         neighbour: Any = SimpleNamespace(returncode=74)
-        running.group._followers[0].process, kept = neighbour, running.group._followers[0].process
+        follower = running.group._followers[0]
+        kept = follower.launched
+        assert kept is not None
+        follower.launched = replace(kept, process=neighbour)
         assert running.group.failure == "rank 2: killed by SIGKILL"
-        running.group._followers[0].process = kept
+        follower.launched = kept
 
 
 async def test_garbage_of_a_rank_is_garbage_of_the_group() -> None:
@@ -242,7 +247,8 @@ async def test_failed_start_of_a_rank_leaves_no_process() -> None:
         pids.append(launched.process.pid)
         return launched
 
-    async def launch_rank(callbacks: ConnectionCallbacks, _host: HostConfig) -> Launched:
+    async def launch_rank(callbacks: ConnectionCallbacks, host: HostConfig) -> Launched:
+        assert host.is_here
         if pids:
             raise OSError("no more processes")
         return await launch(callbacks)
