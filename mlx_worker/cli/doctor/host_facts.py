@@ -40,7 +40,7 @@ print(json.dumps([
 """In a process of its own: the front must not load mlx, and mlx may end a process that loads it."""
 
 VISIT_SECONDS: Final = 20.0
-"""Seconds without a byte after which nobody comes to measure the network any more."""
+"""Seconds without a visitor, or without a byte of the visitor, that end the measurement."""
 
 CHUNK: Final = 1 << 18
 STDIN: Final = 0
