@@ -22,7 +22,7 @@ from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, UnservableModel
-from mlx_worker.kv_disk.names import record_in_background
+from mlx_worker.kv_disk.files.names import record_in_background
 from mlx_worker.system.process_titles import set_title
 from mlx_worker.wire.messages import Load, Loaded, LoadFailed, LoadProgress
 
@@ -85,6 +85,7 @@ def load_model(
         opening = _start_tier(load, model, weights, code)
         if ranks is not None:
             ranks.wait_until_loaded(send)
+            weights = ranks.identity_with(weights)
         kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
         disk = opening.wait() if opening else None
         engine = Engine(
@@ -113,15 +114,22 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
-    send([_loaded(context, model, engine, kv, weights)])
+    send([_loaded(context, model, engine, kv, weights, ranks)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
 
 
-def _loaded(context: int | None, model: Any, engine: Engine, kv: KvCost, weights: str) -> Loaded:
+def _loaded(
+    context: int | None,
+    model: Any,
+    engine: Engine,
+    kv: KvCost,
+    weights: str,
+    ranks: OtherRanks | None,
+) -> Loaded:
     """Return what the front is told of a model that was loaded."""
     return Loaded(
         context,
-        weight_bytes(model),
+        weight_bytes(model) + (ranks.weight_bytes if ranks is not None else 0),
         engine.unbatched,
         kv,
         weights,
