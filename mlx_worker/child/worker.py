@@ -215,7 +215,12 @@ class EngineWorker:
         bound = TextBound(loaded.tokenizer, engine.context_length)
         self._preparation.start(
             PreparationContext(
-                loaded.tokenizer, loaded.constraints, bound, loaded.offers, engine.history
+                loaded.tokenizer,
+                loaded.constraints,
+                bound,
+                loaded.offers,
+                engine.history,
+                drafts=not engine.speculation.off,
             )
         )
         try:
