@@ -225,7 +225,7 @@ def test_what_is_on_disk_is_used_in_the_second_life(nano: Path, scenario: AnySce
 
 def test_drafts_are_measured_against_none_for_each_trace(nano: Path) -> None:
     traces: list[Trace] = ["edit", "json", "prose"]
-    scenarios = {
+    scenarios: dict[str, AnyScenario] = {
         trace: Speculation(trace=trace, rows=(1, 2), requests=1, tokens=24) for trace in traces
     }
     targets = [StartedNode(speculation="on"), StartedNode(speculation="off")]
