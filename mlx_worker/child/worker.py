@@ -169,6 +169,8 @@ class EngineWorker:
             slow_work=self._work.slow_counts | self._preparation_work.slow_counts,
             drafted_tokens=engine.speculation.drafted if engine else 0,
             accepted_tokens=engine.speculation.accepted if engine else 0,
+            model_drafted_tokens=engine.speculation.model_drafted if engine else 0,
+            model_accepted_tokens=engine.speculation.model_accepted if engine else 0,
         )
 
     # --- the threads that prepare ---
