@@ -22,8 +22,9 @@ from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.mlx_thread import MlxThread
 from mlx_worker.engine.prompt import build_prompt, system_prefix_tokens
 from mlx_worker.errors import CacheError, InferenceError, ModelNotFoundError, WorkerError, cause_of
-from mlx_worker.wire.messages import PromptWarmed, RequestFailed
+from mlx_worker.wire.messages import RequestFailed
 from mlx_worker.wire.output import Done, RowOutput, StepOutput, visible_text
+from mlx_worker.wire.prompt_cache import PromptWarmed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

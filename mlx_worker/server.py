@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build_app", "serve"]
 
-__all__ = ["build_app", "serve"]
-
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT = 10.0
@@ -76,11 +74,7 @@ async def serve(
     configuration. Raises NothingServed where no model could be served for
     `exit_when_failed_for`.
     """
-    if launcher is None:
-        blas = BlasPreparation(partial(prepare, config))
-        app = build_app(config, launcher=child_launcher(blas.of_new_process), blas=blas)
-    else:
-        app = build_app(config, launcher=launcher)
+    app = _app_of(config, launcher)
     _check_scratch_folder()
     warn_of_few_files()
     _fit_connections(app[CONNECTION_LIMITER], len(config.models))
@@ -123,6 +117,14 @@ async def serve(
                 await _drain(node, stop)
         finally:
             await runner.cleanup()
+
+
+def _app_of(config: Config, launcher: Launcher | None) -> web.Application:
+    """Return the application; without a launcher, one that runs the real child."""
+    if launcher is not None:
+        return build_app(config, launcher=launcher)
+    blas = BlasPreparation(partial(prepare, config))
+    return build_app(config, launcher=child_launcher(blas.of_new_process), blas=blas)
 
 
 @contextlib.asynccontextmanager

@@ -34,14 +34,8 @@ from mlx_worker.child.kv_blocks import BlockIndex
 from mlx_worker.errors import CacheError, ContextLengthExceeded, InferenceError, Unavailable
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheCleared,
-    CacheState,
     CancelGeneration,
-    ClearCache,
-    Detokenize,
-    DetokenizeResult,
     DiskCache,
-    DiskState,
     Gathering,
     Generate,
     Hello,
@@ -54,18 +48,23 @@ from mlx_worker.wire.messages import (
     Ping,
     Pong,
     PrefillProgress,
-    PromptWarmed,
     RequestFailed,
     Started,
     ToChild,
-    Tokenize,
-    TokenizeResult,
-    TrimCache,
-    Warm,
 )
 from mlx_worker.wire.output import Done, FinishReason, RowOutput, StepOutput
 from mlx_worker.wire.parting import Parting
+from mlx_worker.wire.prompt_cache import (
+    CacheCleared,
+    CacheState,
+    ClearCache,
+    DiskState,
+    PromptWarmed,
+    TrimCache,
+    Warm,
+)
 from mlx_worker.wire.splice import Splice
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

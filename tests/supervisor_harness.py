@@ -216,8 +216,8 @@ async def ready(node: Node) -> Node:
 async def taken(generation: Generation) -> OutputDelta | None:
     """The next piece of a generation; None at its end. Raises what went wrong."""
     news = asyncio.Event()
-    generation.subscribe(news.set)
-    while (piece := generation.drain_output()) is None:
+    generation.output.subscribe(news.set)
+    while (piece := generation.output.drain()) is None:
         if generation.has_ended:
             generation.raise_for_error()
             return None

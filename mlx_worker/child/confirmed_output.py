@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlx_worker.child.frame_batcher import FrameBatcher
-from mlx_worker.wire.messages import CacheState, RequestFailed
+from mlx_worker.wire.messages import RequestFailed
 from mlx_worker.wire.output import Done
+from mlx_worker.wire.prompt_cache import CacheState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

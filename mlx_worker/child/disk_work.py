@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import CacheError
-from mlx_worker.wire.messages import CacheCleared, RequestFailed
+from mlx_worker.wire.messages import RequestFailed
+from mlx_worker.wire.prompt_cache import CacheCleared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.kv.disk.reading import DiskReading
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.wire.base import WireMessage
-    from mlx_worker.wire.messages import DiskState
+    from mlx_worker.wire.prompt_cache import DiskState
 
 EXIT_LEFT: Final = 0
 

@@ -23,7 +23,7 @@ from mlx_worker.engine.templates.rules import rules_of
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.engine.weights_hash import check_unchanged, folder_state, model_identity
 from mlx_worker.errors import BadModelFolder, ModelNotFoundError, UnservableModel
-from mlx_worker.kv_disk.names import record_in_background
+from mlx_worker.kv_disk.files.names import record_in_background
 from mlx_worker.system.process_titles import set_title
 from mlx_worker.wire.messages import Load, Loaded, LoadFailed, LoadProgress
 
@@ -87,6 +87,7 @@ def load_model(
         opening = _start_tier(load, model, weights, code)
         if ranks is not None:
             ranks.wait_until_loaded(send)
+            weights = ranks.identity_with(weights)
         kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
         kv = joined(kv, draft.kv)
         disk = opening.wait() if opening else None
@@ -117,7 +118,8 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
-    send([_loaded(context, model, engine, kv, weights, draft)])
+    further = ranks.weight_bytes if ranks is not None else draft.weight_bytes
+    send([_loaded(context, model, further, engine, kv, weights, draft)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
 
 
@@ -131,15 +133,19 @@ def _load_draft(load: Load, loaded: tuple[Any, Any], ladder: Ladder) -> LoadedDr
 def _loaded(
     context: int | None,
     model: Any,
+    further: int,
     engine: Engine,
     kv: KvCost,
     weights: str,
     draft: LoadedDraft,
 ) -> Loaded:
-    """Return what the front is told of a model that was loaded."""
+    """Return what the front is told of a model that was loaded.
+
+    `further` are bytes of weights outside the model: those of other ranks, or of the draft model.
+    """
     return Loaded(
         context,
-        weight_bytes(model) + draft.weight_bytes,
+        weight_bytes(model) + further,
         engine.unbatched,
         kv,
         weights,

@@ -18,14 +18,9 @@ from mlx_worker.engine.history.recall import Recall
 from mlx_worker.engine.partings import PartingMemory
 from mlx_worker.engine.prompt import Prompt, check_tokens, system_prefix_tokens
 from mlx_worker.limits import check_answer, json_values
-from mlx_worker.wire.messages import (
-    Detokenize,
-    DetokenizeResult,
-    Generate,
-    Tokenize,
-    TokenizeResult,
-    Warm,
-)
+from mlx_worker.wire.messages import Generate
+from mlx_worker.wire.prompt_cache import Warm
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -53,11 +53,7 @@ from mlx_worker.errors import WorkerError
 from mlx_worker.logs import Entry
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheCleared,
     CancelGeneration,
-    ClearCache,
-    Detokenize,
-    DetokenizeResult,
     Generate,
     Hello,
     Leave,
@@ -66,12 +62,10 @@ from mlx_worker.wire.messages import (
     Pong,
     RequestFailed,
     ToChild,
-    Tokenize,
-    TokenizeResult,
-    TrimCache,
-    Warm,
 )
 from mlx_worker.wire.output import Done
+from mlx_worker.wire.prompt_cache import CacheCleared, ClearCache, TrimCache, Warm
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -182,7 +182,7 @@ def _clear_at_rest(folder: Path, model: str | None) -> list[str]:
 @contextlib.contextmanager
 def _no_node(folder: Path) -> Iterator[None]:
     """Keep nodes from the folder. Raises ModelInUse if a node uses the folder."""
-    from mlx_worker.kv_disk.folder import lock, open_root
+    from mlx_worker.kv_disk.files.folder import lock, open_root
 
     with contextlib.ExitStack() as stack:
         root = open_root(folder, create=False)

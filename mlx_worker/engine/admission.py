@@ -20,7 +20,8 @@ from mlx_worker.engine.prefill import (
     has_prefill_slot,
 )
 from mlx_worker.errors import KvTooLarge
-from mlx_worker.wire.messages import PromptWarmed, RequestFailed, Started
+from mlx_worker.wire.messages import RequestFailed, Started
+from mlx_worker.wire.prompt_cache import PromptWarmed
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch

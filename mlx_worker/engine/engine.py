@@ -23,8 +23,8 @@ from mlx_worker.engine.kv.disk.reading import DiskReading
 from mlx_worker.engine.kv.prompt_cache import MAX_BYTES, PromptCache
 from mlx_worker.engine.kv.retention import KvRetention
 from mlx_worker.engine.output.markers import Markers
-from mlx_worker.engine.output.prompt_scores import max_scored_tokens
-from mlx_worker.engine.prefill import LARGEST_CHUNK, PAUSE, ChunkSizer
+from mlx_worker.engine.output.prompt_scores import largest_chunk
+from mlx_worker.engine.prefill import PAUSE, ChunkSizer
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.engine.ranks.leading import LeadingBatch
 from mlx_worker.engine.row_output import row_output
@@ -34,14 +34,9 @@ from mlx_worker.engine.speculation.ladder import Ladder
 from mlx_worker.engine.speculation.speculation import Speculation
 from mlx_worker.errors import ConstraintFailed
 from mlx_worker.wire.kv_cost import KvCost
-from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
-from mlx_worker.wire.output import (
-    Done,
-    FinishReason,
-    PromptScores,
-    RowOutput,
-    StepOutput,
-)
+from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
+from mlx_worker.wire.output import Done, FinishReason, PromptScores, RowOutput, StepOutput
+from mlx_worker.wire.prompt_cache import PromptWarmed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,37 +90,26 @@ class Engine:
         self.speculation = Speculation(ladder, context_length, len(tokenizer), draft_model)
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
-        self.prefilled_tokens = 0
-        self.decode_steps = 0
+        self.prefilled_tokens = self.decode_steps = 0
         self.unbatched = unbatched_because(model)
         self._tokenizer = tokenizer
         self._markers = Markers(tokenizer)
-        self.history = TurnHistory(
-            self._markers, history_bytes(cache_bytes) if remember_turns else 0
-        )
+        turn_bytes = history_bytes(cache_bytes) if remember_turns else 0
+        self.history = TurnHistory(self._markers, turn_bytes)
         if disk is not None:
             self.history.adopt(disk.take_turns())
         self._vocabulary = len(tokenizer)
         self._factory = SequenceFactory(model, tokenizer, self._markers, context_length)
         self._pace = ChunkSizer(prefill_pause)
-        rows = 1 if self.unbatched else max_concurrency
-        make_batch = Batch if ranks is None else partial(LeadingBatch, log=ranks)
         cuttable = is_cuttable(model)
         if ranks is not None:
             self.cache.copy_kv, self.cache.can_cut = ranks.copy, ranks.can_cut
             cuttable = cuttable and ranks.are_cuttable
-        self._batch = make_batch(
-            model,
-            on_read=self._pace.record,
-            on_encoded=on_encoded,
-            speculation=None if self.speculation.off else self.speculation,
-            **batch_settings(rows),
-        )
+        self._batch = self._new_batch(model, max_concurrency, on_encoded, ranks)
         self.entry_writer = (
             EntryWriter(disk, self._batch, self._pace, self.history) if disk else None
         )
-        observers = (self.entry_writer, cache_observer)
-        self.cache.observers = tuple(observer for observer in observers if observer is not None)
+        self.cache.observers = tuple(filter(None, (self.entry_writer, cache_observer)))
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
         self.disk_reading = (
@@ -142,6 +126,22 @@ class Engine:
             kv_bytes=kv_bytes,
             is_cuttable=cuttable,
             disk=self.disk_reading,
+        )
+
+    def _new_batch(
+        self,
+        model: Any,
+        max_concurrency: int,
+        on_encoded: Callable[[], None],
+        ranks: OperationLog | None,
+    ) -> Batch:
+        new_batch = Batch if ranks is None else partial(LeadingBatch, log=ranks)
+        return new_batch(
+            model,
+            on_read=self._pace.record,
+            on_encoded=on_encoded,
+            speculation=None if self.speculation.off else self.speculation,
+            **batch_settings(1 if self.unbatched else max_concurrency),
         )
 
     @property
@@ -283,9 +283,7 @@ class Engine:
         if not readers:
             return self._batch.next()  # type: ignore[no-any-return]
         decoding = len(self._sequences.by_uid) > len(readers)
-        most = LARGEST_CHUNK
-        if any(reader.scorer is not None for reader in readers):
-            most = max_scored_tokens(self._vocabulary, len(readers))
+        most = largest_chunk(readers, self._vocabulary)
         self._batch.prefill_step_size = self._pace.chunk_size(readers, decoding=decoding, most=most)
         return self._batch.next()  # type: ignore[no-any-return]
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import AccountBusy
 from mlx_worker.kv_disk.availability import Availability
+from mlx_worker.kv_disk.files.records import Mark
 from mlx_worker.kv_disk.opened import OpenedFolder
-from mlx_worker.kv_disk.records import Mark
 from mlx_worker.kv_disk.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.index import Entry
-    from mlx_worker.kv_disk.keys import HasDigest
-    from mlx_worker.kv_disk.records import Address
-    from mlx_worker.kv_disk.segments import ReadAt, WriteAt
+    from mlx_worker.kv_disk.files.index import Entry
+    from mlx_worker.kv_disk.files.keys import HasDigest
+    from mlx_worker.kv_disk.files.records import Address
+    from mlx_worker.kv_disk.files.segments import ReadAt, WriteAt
     from mlx_worker.kv_disk.space import Limits
 
 

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.kv_disk.folder import open_file
+from mlx_worker.kv_disk.files.folder import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS, next_key
-from mlx_worker.kv_disk.records import Address, Kind
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS, next_key
+from mlx_worker.kv_disk.files.records import Address, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.files.keys import Identity
     from mlx_worker.kv_disk.store import DiskStore
 
 MAX_STOPS: Final = 64

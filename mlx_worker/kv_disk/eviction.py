@@ -13,16 +13,16 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mlx_worker.errors import StorageError
-from mlx_worker.kv_disk.folder import lock, open_file, open_folder
-from mlx_worker.kv_disk.index import decay
-from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.saved_index import MAX_SAVED, parse_segments
-from mlx_worker.kv_disk.segments import Segments
+from mlx_worker.kv_disk.files.folder import lock, open_file, open_folder
+from mlx_worker.kv_disk.files.index import decay
+from mlx_worker.kv_disk.files.payload import BadRecord
+from mlx_worker.kv_disk.files.saved_index import MAX_SAVED, parse_segments
+from mlx_worker.kv_disk.files.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.kv_disk.index import SegmentState
+    from mlx_worker.kv_disk.files.index import SegmentState
 
 INDEX_NAME: Final = "index"
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import Account, AccountBusy
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
-from mlx_worker.kv_disk.folder import lock, open_file, open_folder, open_root, same_folder
-from mlx_worker.kv_disk.index import Index, SegmentState, entry_of, garbage_kept, in_pieces
-from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.records import Mark
-from mlx_worker.kv_disk.saved_index import MAX_SAVED, dump, parse
-from mlx_worker.kv_disk.segments import Segments
+from mlx_worker.kv_disk.files.folder import lock, open_file, open_folder, open_root, same_folder
+from mlx_worker.kv_disk.files.index import Index, SegmentState, entry_of, garbage_kept, in_pieces
+from mlx_worker.kv_disk.files.payload import BadRecord
+from mlx_worker.kv_disk.files.records import Mark
+from mlx_worker.kv_disk.files.saved_index import MAX_SAVED, dump, parse
+from mlx_worker.kv_disk.files.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import HasDigest
-    from mlx_worker.kv_disk.segments import ReadAt, WriteAt
+    from mlx_worker.kv_disk.files.keys import HasDigest
+    from mlx_worker.kv_disk.files.segments import ReadAt, WriteAt
 
 _TEMPORARY: Final = "index.new"
 _PIECE: Final = 500

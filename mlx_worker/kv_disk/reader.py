@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mlx_worker.kv_disk.payload import Payload
-    from mlx_worker.kv_disk.records import Address
+    from mlx_worker.kv_disk.files.payload import Payload
+    from mlx_worker.kv_disk.files.records import Address
     from mlx_worker.kv_disk.store import DiskStore
 
 log = logging.getLogger(__name__)

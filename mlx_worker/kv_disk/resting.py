@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
-from mlx_worker.kv_disk.folder import lock, open_folder, open_root
-from mlx_worker.kv_disk.index import entry_of, garbage_kept, in_pieces, release
-from mlx_worker.kv_disk.names import read_models, remove_models
-from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.records import KV_KINDS, Mark, decode_body
-from mlx_worker.kv_disk.saved_index import MAX_SAVED, parse
-from mlx_worker.kv_disk.segments import Segments
+from mlx_worker.kv_disk.files.folder import lock, open_folder, open_root
+from mlx_worker.kv_disk.files.index import entry_of, garbage_kept, in_pieces, release
+from mlx_worker.kv_disk.files.names import read_models, remove_models
+from mlx_worker.kv_disk.files.payload import BadRecord
+from mlx_worker.kv_disk.files.records import KV_KINDS, Mark, decode_body
+from mlx_worker.kv_disk.files.saved_index import MAX_SAVED, parse
+from mlx_worker.kv_disk.files.segments import Segments
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.index import Entry
-    from mlx_worker.kv_disk.records import Address
+    from mlx_worker.kv_disk.files.index import Entry
+    from mlx_worker.kv_disk.files.records import Address
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{32}")
 _UNBOUNDED: Final = 1 << 62

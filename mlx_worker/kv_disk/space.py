@@ -18,17 +18,17 @@ from mlx_worker.kv_disk.eviction import (
     remove_resting,
     resting_victims,
 )
-from mlx_worker.kv_disk.index import Entry, SegmentState, in_pieces
-from mlx_worker.kv_disk.payload import MAX_DATA, BadRecord
-from mlx_worker.kv_disk.saved_index import MAX_SAVED, saved_bytes
-from mlx_worker.kv_disk.segments import MAX_SEGMENTS, SEGMENT_BYTES
+from mlx_worker.kv_disk.files.index import Entry, SegmentState, in_pieces
+from mlx_worker.kv_disk.files.payload import MAX_DATA, BadRecord
+from mlx_worker.kv_disk.files.saved_index import MAX_SAVED, saved_bytes
+from mlx_worker.kv_disk.files.segments import MAX_SEGMENTS, SEGMENT_BYTES
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
+    from mlx_worker.kv_disk.files.records import Encoded
     from mlx_worker.kv_disk.opened import OpenedFolder
-    from mlx_worker.kv_disk.records import Encoded
 
 _LEAST_SEGMENTS: Final = 16
 """Segments that the capacity is cut into at least, so that an eviction takes a small part."""

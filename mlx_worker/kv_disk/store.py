@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.access import FolderAccess
 from mlx_worker.kv_disk.account import AccountBusy
-from mlx_worker.kv_disk.index import Entry, new_entry
-from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.records import Mark, encode
+from mlx_worker.kv_disk.files.index import Entry, new_entry
+from mlx_worker.kv_disk.files.payload import BadRecord
+from mlx_worker.kv_disk.files.records import Mark, encode
 from mlx_worker.kv_disk.reports import Outcome, Statistics
 from mlx_worker.kv_disk.space import free_bytes_of
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import HasDigest
+    from mlx_worker.kv_disk.files.keys import HasDigest
+    from mlx_worker.kv_disk.files.payload import Payload
+    from mlx_worker.kv_disk.files.records import Address, Kind, Record
+    from mlx_worker.kv_disk.files.segments import ReadAt, WriteAt
     from mlx_worker.kv_disk.opened import OpenedFolder
-    from mlx_worker.kv_disk.payload import Payload
-    from mlx_worker.kv_disk.records import Address, Kind, Record
-    from mlx_worker.kv_disk.segments import ReadAt, WriteAt
     from mlx_worker.kv_disk.space import Limits
 
 T = TypeVar("T")

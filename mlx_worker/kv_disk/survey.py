@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import Account
-from mlx_worker.kv_disk.folder import FORMAT_NAME, LOCK_NAME, is_locked, open_file, open_root
+from mlx_worker.kv_disk.files.folder import FORMAT_NAME, LOCK_NAME, is_locked, open_file, open_root
 from mlx_worker.kv_disk.place import capacity_of, kv_folder
 from mlx_worker.kv_disk.space import free_bytes_of
 

@@ -13,13 +13,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.kv_disk.payload import nbytes_of
+from mlx_worker.kv_disk.files.payload import nbytes_of
 from mlx_worker.kv_disk.reports import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlx_worker.kv_disk.records import Record
+    from mlx_worker.kv_disk.files.records import Record
     from mlx_worker.kv_disk.store import DiskStore
 
 log = logging.getLogger(__name__)

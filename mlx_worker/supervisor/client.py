@@ -28,15 +28,8 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation, never
 from mlx_worker.supervisor.requests.unary import UnaryAnswer, UnaryCall
 from mlx_worker.supervisor.warm_prompts import WarmPrompt
-from mlx_worker.wire.messages import (
-    ClearCache,
-    Detokenize,
-    DetokenizeResult,
-    PromptWarmed,
-    Tokenize,
-    TokenizeResult,
-    Warm,
-)
+from mlx_worker.wire.prompt_cache import ClearCache, PromptWarmed, Warm
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

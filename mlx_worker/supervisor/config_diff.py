@@ -95,7 +95,7 @@ def compare(
         id_
         for id_, old in kept.items()
         if _process_of(old) != _process_of(now[id_])
-        or (is_disk_changed and now[id_].config.disk_cache)
+        or (is_disk_changed and now[id_].config.keeps_kv_on_disk)
     ]
     return Changes(
         added=tuple(id_ for id_ in now if id_ not in kept),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.config.sizes import in_words
 from mlx_worker.errors import WorkerError, cause_of
 from mlx_worker.kv_disk.account import Account
-from mlx_worker.kv_disk.folder import lock, open_root
+from mlx_worker.kv_disk.files.folder import lock, open_root
 from mlx_worker.kv_disk.place import capacity_of, kv_folder
 from mlx_worker.kv_disk.space import free_bytes_of
 from mlx_worker.logs import Entry

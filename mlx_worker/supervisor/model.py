@@ -27,16 +27,17 @@ from mlx_worker.supervisor.requests.admission import Admission
 from mlx_worker.supervisor.requests.dispatcher import Dispatcher
 from mlx_worker.supervisor.requests.unary import UnaryCall
 from mlx_worker.supervisor.warm_prompts import WarmSet
-from mlx_worker.wire.messages import TrimCache
+from mlx_worker.wire.prompt_cache import TrimCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlx_worker.config.schema import CacheConfig, ModelConfig
+    from mlx_worker.config.schema import ModelConfig
     from mlx_worker.errors import WorkerError
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
     from mlx_worker.supervisor.event_log import EventLog
+    from mlx_worker.supervisor.kv_folder import KvFolder
     from mlx_worker.supervisor.process.connection import ConnectionCallbacks
     from mlx_worker.supervisor.process.launch.launcher import Launched
     from mlx_worker.supervisor.process.launch.spares import SparePool
@@ -57,13 +58,7 @@ LITTLE_PROMPT: Final = 4096
 class ModelHost(Protocol):
     """The node that a model belongs to."""
 
-    @property
-    def cache_config(self) -> CacheConfig:
-        """Return what the configuration says of the KV on disk."""
-
-    @property
-    def disk_cache(self) -> DiskCache | None:
-        """Return what a new process is told of the KV on disk; None: there is none."""
+    kv_folder: KvFolder
 
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of the model's child."""
@@ -142,19 +137,18 @@ class ModelRuntime:
         A process that may be the last one before the model is given up keeps none either: whatever
         ends the processes, the disk is not to blame for an outage.
         """
-        disk = self._host.disk_cache
+        disk = self._host.kv_folder.settings
         ends, allowed = self.child.recent_ends
         is_last_try = 0 < allowed <= ends
         is_avoided = is_last_try or self.dispatcher.avoids_disk
-        is_kept = self.config.disk_cache and self.config.ranks == 1
-        if disk is None or is_avoided or not is_kept:
+        if disk is None or is_avoided or not self.config.keeps_kv_on_disk:
             return None
         return msgspec.structs.replace(disk, suspects=self.dispatcher.disk_suspects.records)
 
     def apply(self, planned: PlannedModel) -> None:
         """Apply other settings; what only a process goes by counts from the next process on."""
         config = planned.config
-        if load_of(planned) != load_of(self.planned):
+        if load_of(planned) != load_of(self.planned) or config.ranks != self.config.ranks:
             self._load = load_of(planned)
             self.at_start = None
         self.planned = planned
@@ -241,7 +235,7 @@ class ModelRuntime:
             is_idle=child.state is State.READY and not self.is_busy,
             is_pinned=self.config.pin,
             last_used=self.idle.last_used,
-            disk_buffers=disk_buffers(self.config, self._host.cache_config),
+            disk_buffers=disk_buffers(self.config, self._host.kv_folder.config),
         )
 
     def trim_cache(self, nbytes: int) -> None:
@@ -249,7 +243,8 @@ class ModelRuntime:
         if self.child.serving:
             id_ = next(self._ids)
             call = UnaryCall(self.dispatcher.suspect)  # whose answer says nothing
-            self.child.open(id_, call, TrimCache(id_, nbytes))
+            # Each process of the model frees as much as the one that is told.
+            self.child.open(id_, call, TrimCache(id_, -(-nbytes // self.config.ranks)))
 
     # --- the host of the child ---
 
@@ -306,7 +301,7 @@ class ModelRuntime:
 
     def take_lost_requests(self) -> list[str]:
         """Return the names of the requests lost since the last call."""
-        return self.dispatcher.take_lost_requests()
+        return self.dispatcher.log.take_lost_requests()
 
     # --- reports ---
 
@@ -329,8 +324,8 @@ class ModelRuntime:
             given_up_after=life.given_up_after,
             restarts_by=life.restarts_by.copy(),
             stalls=life.stalls,
-            resumes=self.dispatcher.resumes,
-            loops=self.dispatcher.loops,
+            resumes=self.dispatcher.log.resumes,
+            loops=self.dispatcher.log.loops,
             last_exit=child.last_exit,
             entered_at=child.entered_at.copy(),
             child=child.status,

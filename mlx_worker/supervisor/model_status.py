@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.crash_report import ProcessExit
     from mlx_worker.supervisor.process.states import Event, State
     from mlx_worker.supervisor.process.status import ChildStatus
-    from mlx_worker.wire.messages import DiskCache, DiskState
+    from mlx_worker.wire.messages import DiskCache
+    from mlx_worker.wire.prompt_cache import DiskState
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlx_worker.errors import ModelBusy, ModelLoading, UnknownModel, WorkerError
+from mlx_worker.errors import ModelBusy, ModelLoading, UnknownModel
 from mlx_worker.supervisor.background import BackgroundTasks
 from mlx_worker.supervisor.client import ModelClient
 from mlx_worker.supervisor.config_diff import Changes, compare, with_known_folders
-from mlx_worker.supervisor.drain import Drain
+from mlx_worker.supervisor.drain import Drain, Retirement
 from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.fingerprint import own_code
 from mlx_worker.supervisor.kv_folder import KvFolder
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
     from mlx_worker.supervisor.starter import FolderAccess, Preparation
-    from mlx_worker.wire.messages import DiskCache
 
 TRANSIENT = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
 """States of a child that starts a process, or is about to."""
@@ -75,13 +73,19 @@ class Node:
         self._ids = itertools.count(1)
         self._background = BackgroundTasks()
         self.models: dict[str, ModelRuntime] = {}
-        self._retiring: set[ModelRuntime] = set()
         self.drain = Drain(timings.drain, self.pause)
         self.kv_folder = KvFolder(cache)
         self.budget = MemoryBudget(memory_limit, self.events)
         self.placement = Placement(self.budget, self._all_models, self.events)
         self.starter = Starter(
             folders, self.placement, timings, self.pause, self._share_kv, prepared
+        )
+        self._retiring = Retirement(
+            timings.drain,
+            self.pause,
+            self._background,
+            self.starter.forget,
+            self.placement.retry_waiting,
         )
         self.pressure = Pressure(self.budget, self._all_models, self.events)
         self.client = ModelClient(
@@ -121,16 +125,6 @@ class Node:
         self.events.record("pause", seconds=round(seconds, 1))
 
     # --- the host of the models ---
-
-    @property
-    def cache_config(self) -> CacheConfig:
-        """Return what the configuration says of the KV on disk."""
-        return self.kv_folder.config
-
-    @property
-    def disk_cache(self) -> DiskCache | None:
-        """Return what a new process is told of the KV on disk; None: there is none."""
-        return self.kv_folder.settings
 
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of a model's child."""
@@ -243,27 +237,9 @@ class Node:
         }
         self._default = next((entry.config.id for entry in planned if entry.config.default), None)
         for id_ in changes.removed:
-            self._retiring.add(before[id_])
-            self._background.run(self._retire(before[id_]))
+            self._retiring.begin(before[id_], is_replaced=id_ in self.models)
         self._share_kv()
         return changes
-
-    async def _retire(self, model: ModelRuntime) -> None:
-        """End a model that a reload has removed, with a drain of its own."""
-        id_ = model.config.id
-        model.retired_by = refusal = _removed(id_, is_replaced=id_ in self.models)
-        with contextlib.suppress(TimeoutError):
-            async with self.pause.timeout(self._timings.drain):
-                await model.dispatcher.drain(refusal)
-        self.starter.forget(model)
-        model.child.stop()
-        model.child.cut_drain_short()
-        await model.child.reached(State.STOPPED, State.FAILED)
-        await model.child.close()
-        model.idle.close()
-        model.kv_events.close()
-        self._retiring.discard(model)
-        self.placement.retry_waiting()
 
     def restart(self, model: ModelRuntime) -> None:
         """Replace a model's process; running requests may finish first, or go on in the new one.
@@ -363,10 +339,3 @@ class Node:
 def _any_is_transient(models: Callable[[], Iterable[ModelRuntime]]) -> bool:
     """Return True if a child starts a process, or is about to."""
     return any(model.child.state in TRANSIENT for model in models())
-
-
-def _removed(id_: str, *, is_replaced: bool) -> WorkerError:
-    """Return why a model that a reload has removed takes no work any more."""
-    if is_replaced:
-        return ModelLoading(f"model {id_!r} was replaced by another folder", retry_after=1)
-    return UnknownModel(f"model {id_!r} was removed from the configuration", param="model")

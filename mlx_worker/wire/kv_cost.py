@@ -36,6 +36,11 @@ class KvCost(WirePart, frozen=True, array_like=True):
             for growth in self.growing
         )
 
+    def times(self, count: int) -> KvCost:
+        """Return the cost of the same row in `count` processes together."""
+        growing = [KvGrowth(part.per_token * count, part.until) for part in self.growing]
+        return KvCost(self.fixed * count, growing)
+
     def batch_nbytes(self, rows: int, longest: int) -> int:
         """Return the bytes of a batch of rows.
 

@@ -1,25 +1,36 @@
 """The messages on the pipe between the front and one child.
 
 A closed set of tagged, frozen types that neither side owns. There is one union for each
-direction. A frame that does not decode into its union is garbage, and a child that sends garbage is
-replaced. The rule of ids: for every `Generate`, `Warm`, `ClearCache`, `TrimCache`, `Tokenize` and
-`Detokenize` the child answers exactly one of `Done`, `PromptWarmed`, `CacheCleared`,
-`TokenizeResult`, `DetokenizeResult` or `RequestFailed`. If the child dies first, the front's
-connection ends the request in its place. [both]
+direction; messages of the prompt cache, of tokens and of output have modules of their own. A frame
+that does not decode into its union is garbage, and a child that sends garbage is replaced. The rule
+of ids: for every `Generate`, `Warm`, `ClearCache`, `TrimCache`, `Tokenize` and `Detokenize` the
+child answers exactly one of `Done`, `PromptWarmed`, `CacheCleared`, `TokenizeResult`,
+`DetokenizeResult` or `RequestFailed`. If the child dies first, the front's connection ends the
+request in its place. [both]
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from mlx_worker.wire.base import WireMessage, WirePart
 from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.kv_cost import KvCost
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.parting import Parting
+from mlx_worker.wire.prompt_cache import (
+    CacheCleared,
+    CacheState,
+    ClearCache,
+    DiskState,
+    PromptWarmed,
+    TrimCache,
+    Warm,
+)
 from mlx_worker.wire.rank_place import RankPlace
 from mlx_worker.wire.request import ChatRequest
 from mlx_worker.wire.splice import Splice
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 
 PROTOCOL = 15
 """Raised whenever a message changes; the front refuses a child of another version at `Hello`."""
@@ -102,44 +113,6 @@ class CancelGeneration(WireMessage, frozen=True):
     """End the generation of this id. The answer is its `Done(finish="cancelled")`."""
 
     id: int
-
-
-class Warm(WireMessage, frozen=True):
-    """Prefill a system prompt into the KV cache and keep its KV there.
-
-    `template_kwargs` are those of the chats that will use the prompt.
-    """
-
-    id: int
-    system_prompt: str
-    template_kwargs: dict[str, Any] = {}
-
-
-class ClearCache(WireMessage, frozen=True):
-    """Forget every cached prompt, in memory and on disk."""
-
-    id: int
-
-
-class TrimCache(WireMessage, frozen=True):
-    """Forget cached prompts of at least `nbytes` bytes, the least worth keeping first."""
-
-    id: int
-    nbytes: int
-
-
-class Tokenize(WireMessage, frozen=True):
-    """Ask for the tokens that a `Generate` of this request would read; nothing is generated."""
-
-    id: int
-    request: ChatRequest
-
-
-class Detokenize(WireMessage, frozen=True):
-    """Ask for the text of these tokens."""
-
-    id: int
-    tokens: list[int]
 
 
 class Ping(WireMessage, frozen=True):
@@ -275,37 +248,6 @@ class PrefillProgress(WireMessage, frozen=True):
     disk_records: list[bytes] = []
 
 
-class PromptWarmed(WireMessage, frozen=True):
-    """End a `Warm`: this many tokens of the system prompt are resident."""
-
-    id: int
-    tokens: int
-
-
-class CacheCleared(WireMessage, frozen=True):
-    """End a `ClearCache` or a `TrimCache`."""
-
-    id: int
-
-
-class TokenizeResult(WireMessage, frozen=True):
-    """End a `Tokenize`: the number of tokens, and their ids as a list in JSON.
-
-    The front's event loop passes a million ids on as bytes; decoding them would take 50 ms.
-    """
-
-    id: int
-    count: int
-    tokens: bytes
-
-
-class DetokenizeResult(WireMessage, frozen=True):
-    """End a `Detokenize`: the text as a string in JSON, which the front passes on."""
-
-    id: int
-    text: bytes
-
-
 class RequestFailed(WireMessage, frozen=True):
     """End the request of an id with an error; `code` is the code of an error class.
 
@@ -319,46 +261,6 @@ class RequestFailed(WireMessage, frozen=True):
     param: str | None = None
     prompt_tokens: int = 0
     context: int = 0
-
-
-class CacheState(WireMessage, frozen=True):
-    """Tell the state of the prompt cache after a change. `last_updated` in ms since the epoch.
-
-    `tokens` and `system_prompt_hash` belong to the prompt last warmed or used; `entries`, `warmed`
-    (prompts) and `bytes` of everything resident; `capacity` is the limit on `bytes`.
-    """
-
-    tokens: int
-    system_prompt_hash: str
-    last_updated: float
-    entries: int
-    warmed: int
-    bytes: int
-    capacity: int
-
-
-class DiskState(WireMessage, frozen=True):
-    """Tell the state of the KV on disk after a change, at most once a second.
-
-    Counts are those of this process. `records` and `bytes` belong to the model, `total_bytes` and
-    `written_today` to the whole folder; `quarantined` records are set aside; `seconds_saved` is
-    prefill less reading. `off` is why the disk is not used now, "" where the disk is used.
-    """
-
-    records: int
-    bytes: int
-    total_bytes: int
-    capacity: int
-    written_today: int
-    hits: int
-    misses: int
-    hit_tokens: int
-    seconds_saved: float
-    quarantined: int
-    corrupt: int
-    evicted_segments: int
-    dropped: int
-    off: str
 
 
 class Pong(WireMessage, frozen=True):

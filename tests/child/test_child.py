@@ -18,12 +18,7 @@ from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
 from mlx_worker.wire.framing import encode, frames_from_child
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheCleared,
-    CacheState,
     CancelGeneration,
-    ClearCache,
-    Detokenize,
-    DetokenizeResult,
     FromChild,
     Generate,
     Hello,
@@ -33,15 +28,13 @@ from mlx_worker.wire.messages import (
     LoadProgress,
     Ping,
     Pong,
-    PromptWarmed,
     RequestFailed,
     Started,
-    Tokenize,
-    TokenizeResult,
-    Warm,
 )
 from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.prompt_cache import CacheCleared, CacheState, ClearCache, PromptWarmed, Warm
 from mlx_worker.wire.request import ChatRequest, Sampling
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:

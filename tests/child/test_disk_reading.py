@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlx_worker.wire.messages import Leave, PromptWarmed, Started, Warm
+from mlx_worker.wire.messages import Leave, Started
 from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.prompt_cache import PromptWarmed, Warm
 from tests.child.test_leaving import LONG, PATIENCE, child_with_disk, in_session
 
 if TYPE_CHECKING:

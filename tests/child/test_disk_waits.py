@@ -8,7 +8,8 @@ import pytest
 
 from mlx_worker.child.worker import EngineWorker
 from mlx_worker.engine.kv.disk.reading import PATIENCE
-from mlx_worker.wire.messages import CacheCleared, ClearCache, Ping, Pong
+from mlx_worker.wire.messages import Ping, Pong
+from mlx_worker.wire.prompt_cache import CacheCleared, ClearCache
 from tests.engine.kv.disk.reading_harness import SECONDS, Place, Process, random_tokens
 
 if TYPE_CHECKING:

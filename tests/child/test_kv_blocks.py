@@ -18,7 +18,7 @@ from mlx_worker.child.kv_blocks import (
     BlockReporter,
 )
 from mlx_worker.engine.kv.prompt_cache import PromptCache, RetentionClass
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
 from mlx_worker.supervisor.kv_events.log import KvEventLog
 from tests.kv_event_reader import Blocks
 from tests.rounds import rounds

@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mlx_worker.kv_disk.records import KV_KINDS
+from mlx_worker.kv_disk.files.records import KV_KINDS
 from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
-from mlx_worker.wire.messages import (
-    CacheCleared,
-    ClearCache,
-    DiskCache,
-    DiskState,
-    Generate,
-    Hello,
-    Leave,
-    Loaded,
-)
+from mlx_worker.wire.messages import DiskCache, Generate, Hello, Leave, Loaded
 from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.prompt_cache import CacheCleared, ClearCache, DiskState
 from tests.child.test_child import ENDLESS, Front, child, generate, load
 from tests.kv_disk.headers import headers_below
 from tests.synthetic_models import WORDS

@@ -28,7 +28,8 @@ from mlx_worker.engine.sequence import Sequence
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.tool_offer import ToolOffers
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
-from mlx_worker.wire.messages import Detokenize, Generate, Tokenize, Warm
+from mlx_worker.wire.messages import Generate
+from mlx_worker.wire.prompt_cache import Warm
 from mlx_worker.wire.request import (
     ChatRequest,
     JsonSchemaConstraint,
@@ -36,6 +37,7 @@ from mlx_worker.wire.request import (
     RegexConstraint,
     Sampling,
 )
+from mlx_worker.wire.tokenizing import Detokenize, Tokenize
 from tests.engine.text_harness import by_bytes
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from mlx_lm.utils import load_tokenizer
 
-from mlx_worker.kv_disk.records import Kind
-from mlx_worker.wire.messages import DiskState, Generate, Leave
+from mlx_worker.kv_disk.files.records import Kind
+from mlx_worker.wire.messages import Generate, Leave
+from mlx_worker.wire.prompt_cache import DiskState
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.child.test_disk_reading import ANSWER, answer_of
 from tests.child.test_leaving import LONG, PATIENCE, child_with_disk

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.kv_disk.folder import lock, open_root
-from mlx_worker.kv_disk.names import record_model
+from mlx_worker.kv_disk.files.folder import lock, open_root
+from mlx_worker.kv_disk.files.names import record_model
 from tests.commands import run
 from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, single
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.files.keys import Identity
 
 ID, OTHER_ID = IDENTITY.digest.hex(), OTHER.digest.hex()
 

@@ -11,7 +11,7 @@ import pytest
 from mlx_worker.cli.doctor.kv_checks import kv_on_disk
 from mlx_worker.config.schema import CacheConfig, Config, ModelConfig
 from mlx_worker.config.sizes import LARGEST, Size
-from mlx_worker.kv_disk.folder import FORMAT_NAME, open_root
+from mlx_worker.kv_disk.files.folder import FORMAT_NAME, open_root
 from mlx_worker.kv_disk.survey import Survey, survey
 from mlx_worker.supervisor.kv_folder import KvFolder
 from tests.commands import run

@@ -14,8 +14,9 @@ from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prefill import READERS, SMALLEST_CHUNK
 from mlx_worker.engine.prompt import render, system_prefix_tokens
 from mlx_worker.errors import ContextLengthExceeded, InvalidRequest
-from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, RequestFailed, Started
+from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
 from mlx_worker.wire.output import Done, StepOutput, TokenLogprobs
+from mlx_worker.wire.prompt_cache import PromptWarmed
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.call_counter import calls
 from tests.synthetic_models import WORDS

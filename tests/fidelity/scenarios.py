@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.prefill import chunk_past_segment_ends
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.wire.messages import PrefillProgress, PromptWarmed, Started
+from mlx_worker.wire.messages import PrefillProgress, Started
 from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.prompt_cache import PromptWarmed
 from mlx_worker.wire.request import Sampling
 from tests.fidelity.reference import GREEDY, Ask, Model
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import mlx_lm
 import pytest
 
+from mlx_worker.cli.demo import QUESTION
 from mlx_worker.errors import UnservableModel
 from mlx_worker.models.store import default_models_dir, locate
 from tests.fidelity import tally
@@ -84,6 +85,27 @@ def test_prompts_get_the_words_that_mlx_lm_gives(folder: Path, tmp_path: Path) -
     wrong = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
     tally.note(NAME, len(prompts), len(wrong))
     assert not wrong
+
+
+@pytest.mark.timeout(0)
+def test_three_ranks_answer_the_demos_question_with_the_demos_words(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Nine heads and three KV heads: three ranks divide both."""
+    body = {
+        "messages": [{"role": "user", "content": QUESTION}],
+        "max_tokens": WORDS,
+        "temperature": 0,
+    }
+    models = {"one": folder, "three": folder}
+    with running_node(tmp_path, models, extra={"one": "", "three": "ranks = 3"}) as node:
+        node.wait_until_ready()
+        answers = [
+            node.ask("/v1/chat/completions", {**body, "model": model}).json["choices"][0]["message"]
+            for model in models
+        ]
+    assert answers[0] == answers[1]
+    assert "Paris" in answers[1]["content"]
 
 
 def test_two_ranks_are_refused_with_the_numbers(folder: Path, tmp_path: Path) -> None:

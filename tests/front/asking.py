@@ -128,6 +128,14 @@ class Front:
             for served in self.node.models.values()
         )
 
+    async def serves_preloaded(self) -> bool:
+        """True once every model that is loaded at the start is ready; asks without a key."""
+        return all(
+            served.child.state is State.READY
+            for served in self.node.models.values()
+            if served.planned.config.preload
+        )
+
     async def reaches(self, name: str = "m", **facts: Any) -> None:
         """Wait until /health says these things of a model."""
 

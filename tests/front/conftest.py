@@ -88,9 +88,8 @@ async def serve(nano: Path) -> AsyncIterator[Serve]:
             client = TestClient(TestServer(app), connector=connector)
             front = Front(await stack.enter_async_context(client))
             await eventually(front.knows_folders)
-            for configured in models:
-                if wait and configured.preload:
-                    await front.reaches(configured.id, state="ready")
+            if wait:
+                await eventually(front.serves_preloaded)
             return front
 
         yield start

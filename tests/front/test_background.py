@@ -198,13 +198,8 @@ async def test_background_id_of_another_key_is_not_found(serve: Serve, tmp_path:
     keys = tmp_path / "keys"
     keys.write_text("ann:aaaaaaaaaaaaaaaa\nbob:bbbbbbbbbbbbbbbb\n")
     keys.chmod(0o600)
-    front = await serve(server=ServerConfig(api_keys_file=keys), wait=False)
+    front = await serve(server=ServerConfig(api_keys_file=keys))
     ann, bob = "Bearer aaaaaaaaaaaaaaaa", "Bearer bbbbbbbbbbbbbbbb"
-
-    async def is_ready() -> bool:
-        return front.node.models["m"].child.serving
-
-    await eventually(is_ready)
     id_ = (await front.ask(PATH, ASKED, Authorization=ann)).json["id"]
     path = f"{PATH}/{id_}"
     assert (await front.ask(path, Authorization=ann)).status == 200

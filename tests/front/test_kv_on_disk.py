@@ -9,7 +9,7 @@ import pytest
 
 from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
-from mlx_worker.kv_disk.names import record_model
+from mlx_worker.kv_disk.files.names import record_model
 from tests.commands import command
 from tests.fake_worker import DISK_RECORD
 from tests.front.asking import PROMPT, model
@@ -159,17 +159,20 @@ async def test_cache_says_why_the_disk_is_not_used(serve: Serve, cache: CacheCon
         *FROM_DISK,
         "--disk-off",
         "no space left",
-        models=(model("m"), model("n", disk_cache=False)),
+        models=(model("m"), model("n", disk_cache=False), model("o", ranks=2, preload=False)),
         cache=cache,
     )
     await front.chat("hello", model="m")
     await reaches(front, off="no space left", enabled=True)
     other = (await cached(front, "n"))["disk"]
     assert (other["enabled"], other["off"]) == (False, "disk_cache of the model is false")
+    split = (await cached(front, "o"))["disk"]
+    assert (split["enabled"], split["off"]) == (False, "several processes compute the model")
     assert (await front.model())["cache"]["disk"]["off"] == "no space left"
     text = (await front.ask("/metrics")).body.decode()
     assert 'mlx_worker_disk_cache_off{model="m"} 1.0' in text
     assert 'mlx_worker_disk_cache_off{model="n"} 0.0' in text
+    assert 'mlx_worker_disk_cache_off{model="o"} 0.0' in text
 
 
 async def test_cache_without_a_disk_says_so_and_is_no_failure(serve: Serve) -> None:

@@ -112,7 +112,7 @@ async def test_parting_of_another_keys_session_is_never_compared(
     file = tmp_path / "keys"
     file.write_text("".join(f"{name}:{key}\n" for name, key in KEYS.items()))
     file.chmod(0o600)
-    front = await serve(server=ServerConfig(api_keys_file=file), wait=False)
+    front = await serve(server=ServerConfig(api_keys_file=file))
     told = []
     for name in ("ada", "bob", "ada"):
         body = conversation("one")

@@ -16,7 +16,7 @@ from mlx_worker.errors import (
     WorkerError,
 )
 from mlx_worker.wire.framing import encode, frames_from_child
-from mlx_worker.wire.messages import TokenizeResult
+from mlx_worker.wire.tokenizing import TokenizeResult
 from tests.dialects import CHAT, MESSAGES
 from tests.front.asking import Serve
 from tests.supervisor_harness import DEADLINE, PATIENT, Fifo, eventually, kill_worker, soon

@@ -6,9 +6,9 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from mlx_worker.kv_disk.keys import Identity, Link, chain
-from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
-from mlx_worker.kv_disk.records import Address, Kind, Record
+from mlx_worker.kv_disk.files.keys import Identity, Link, chain
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
+from mlx_worker.kv_disk.files.records import Address, Kind, Record
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from mlx_worker.kv_disk.segments import Segments
+from mlx_worker.kv_disk.files.segments import Segments
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.kv_disk.records import Header, Kind
+    from mlx_worker.kv_disk.files.records import Header, Kind
 
 
 def headers_below(root: Path) -> list[Header]:

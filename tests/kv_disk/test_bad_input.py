@@ -16,12 +16,12 @@ import pytest
 
 from mlx_worker.kv_disk.account import DAY
 from mlx_worker.kv_disk.availability import RETRY_SECONDS
-from mlx_worker.kv_disk.index import Entry, Index, SegmentState, new_entry
-from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.payload import ArrayBytes, BadRecord, Dtype, Family, LayerBytes
-from mlx_worker.kv_disk.records import FORMAT, HEADER_BYTES, MARK_OFFSET, Kind, encode
+from mlx_worker.kv_disk.files.index import Entry, Index, SegmentState, new_entry
+from mlx_worker.kv_disk.files.keys import chain
+from mlx_worker.kv_disk.files.payload import ArrayBytes, BadRecord, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.records import FORMAT, HEADER_BYTES, MARK_OFFSET, Kind, encode
+from mlx_worker.kv_disk.files.saved_index import dump, parse, parse_segments
 from mlx_worker.kv_disk.reports import Outcome
-from mlx_worker.kv_disk.saved_index import dump, parse, parse_segments
 from tests.kv_disk.disk_harness import IDENTITY, Disk, bytes_below, is_right, record_of, single
 
 if TYPE_CHECKING:

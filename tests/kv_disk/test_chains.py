@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.kv_disk.chains import Chain, find_chain
-from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.records import KV_KINDS, Address, Kind
+from mlx_worker.kv_disk.files.keys import chain
+from mlx_worker.kv_disk.files.records import KV_KINDS, Address, Kind
 from tests.kv_disk.disk_harness import IDENTITY, Disk, record_of
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.records import FORMAT, HEADER_BYTES, Address, Kind, encode
+from mlx_worker.kv_disk.files.keys import chain
+from mlx_worker.kv_disk.files.records import FORMAT, HEADER_BYTES, Address, Kind, encode
 from mlx_worker.kv_disk.reports import Outcome
 from tests.kv_disk.disk_harness import (
     IDENTITY,

@@ -12,7 +12,7 @@ import mlx_worker.kv_disk as room
 
 
 def test_no_module_of_the_store_imports_mlx() -> None:
-    for file in sorted(Path(room.__path__[0]).glob("*.py")):
+    for file in sorted(Path(room.__path__[0]).rglob("*.py")):
         names = {
             name.partition(".")[0]
             for node in ast.walk(ast.parse(file.read_text()))

@@ -9,9 +9,9 @@ from mlx_worker.kv_disk.reader import DiskReader, Loaded
 from tests.kv_disk.disk_harness import Disk, is_right, single
 
 if TYPE_CHECKING:
-    from mlx_worker.kv_disk.payload import Payload
+    from mlx_worker.kv_disk.files.payload import Payload
+    from mlx_worker.kv_disk.files.records import Address, Record
     from mlx_worker.kv_disk.reader import DiskRead
-    from mlx_worker.kv_disk.records import Address, Record
     from mlx_worker.kv_disk.store import DiskStore
 
 SECONDS = 30.0

@@ -6,8 +6,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.names import MAX_NAMES, read_models, record_model
+from mlx_worker.kv_disk.files.keys import chain
+from mlx_worker.kv_disk.files.names import MAX_NAMES, read_models, record_model
 from mlx_worker.kv_disk.resting import clear, list_stored, verify
 from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, bytes_below, record_of, single
 

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.kv_disk.account import DAY
-from mlx_worker.kv_disk.index import HALF_LIFE
-from mlx_worker.kv_disk.keys import chain
+from mlx_worker.kv_disk.files.index import HALF_LIFE
+from mlx_worker.kv_disk.files.keys import chain
 from mlx_worker.kv_disk.reports import Outcome
 from mlx_worker.kv_disk.space import NEED_SECONDS, Limits
 from tests.kv_disk.disk_harness import (
@@ -30,7 +30,7 @@ from tests.kv_disk.disk_harness import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.kv_disk.records import Record
+    from mlx_worker.kv_disk.files.records import Record
     from mlx_worker.kv_disk.store import DiskStore
 
 KIB = 1024

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from mlx_worker.kv_disk.availability import RETRY_SECONDS
-from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.keys import chain
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.kv_disk.reports import Outcome
 from mlx_worker.kv_disk.store import SAVE_SECONDS
 from tests.kv_disk.disk_harness import IDENTITY, Disk, is_right, record_of, single

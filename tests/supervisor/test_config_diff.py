@@ -140,7 +140,10 @@ async def test_what_runs_in_a_changed_model_finishes_and_what_waits_is_served_ne
         await soon(node.primary.child.reached(State.READY))
         pace.let(1)
         assert await whole_text(await soon(second)) == "three"
-        assert (node.primary.child.lifecycle.restarts, node.primary.dispatcher.resumes) == (1, 0)
+        assert (node.primary.child.lifecycle.restarts, node.primary.dispatcher.log.resumes) == (
+            1,
+            0,
+        )
         assert node.primary.admission.running == 0
 
 

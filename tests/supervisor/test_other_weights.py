@@ -65,7 +65,7 @@ async def test_begun_by_other_weights_or_code_it_ends_with_what_changed(
         with pytest.raises(WeightsChanged, match=f"{change}.*send the request again"):
             await whole_text(generation)
         assert generation.tokens == list(range(1, tokens + 1))
-        assert node.primary.dispatcher.resumes == 0
+        assert node.primary.dispatcher.log.resumes == 0
         assert node.primary.admission.running == 0
         assert len(events(node, "weights changed")) == 1
         assert await whole_text(await ask(node)) == TEXT

@@ -309,7 +309,7 @@ async def test_a_begun_stream_outlives_giving_up_where_the_retry_comes_in_time(
         while piece := await text_of(generation):
             text += piece
         assert text == "a b c d"
-        assert node.primary.dispatcher.resumes == 1
+        assert node.primary.dispatcher.log.resumes == 1
 
 
 async def test_a_model_without_room_at_its_retry_says_so_and_is_tried_again(
@@ -449,7 +449,7 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
             node.reload([unseen("b")], folders.access)
 
             async def retired() -> bool:
-                return not node._retiring
+                return not list(node._retiring)
 
             await eventually(retired)
             tried = folders.inspections.count("a")

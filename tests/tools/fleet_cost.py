@@ -33,7 +33,7 @@ from mlx_worker.app import build_app
 from mlx_worker.child.kv_blocks import BlockIndex
 from mlx_worker.config.schema import CacheConfig, Config, ModelConfig, SupervisorConfig
 from mlx_worker.config.sizes import MemoryLimit
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
 from mlx_worker.supervisor.kv_events.log import KvEventLog
 from mlx_worker.supervisor.kv_events.publisher import EventSockets
 from mlx_worker.wire.framing import encode, frames_from_child

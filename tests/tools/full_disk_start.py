@@ -20,8 +20,8 @@ import click
 from mlx_worker.bench.processes import resident_megabytes
 from mlx_worker.bench.servers.node import StartedNode
 from mlx_worker.bench.synthetic.on_demand import models
-from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes
-from mlx_worker.kv_disk.records import Address, Kind, Record, encode
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.records import Address, Kind, Record, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

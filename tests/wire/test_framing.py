@@ -15,13 +15,7 @@ from mlx_worker.wire.framing import MAX_FRAME, encode, frames_from_child, frames
 from mlx_worker.wire.kv_blocks import KvBlocks, StoredBlock
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheCleared,
-    CacheState,
     CancelGeneration,
-    ClearCache,
-    Detokenize,
-    DetokenizeResult,
-    DiskState,
     FromChild,
     Gathering,
     Generate,
@@ -34,14 +28,9 @@ from mlx_worker.wire.messages import (
     Ping,
     Pong,
     PrefillProgress,
-    PromptWarmed,
     RequestFailed,
     Started,
     ToChild,
-    Tokenize,
-    TokenizeResult,
-    TrimCache,
-    Warm,
 )
 from mlx_worker.wire.output import (
     Done,
@@ -53,8 +42,18 @@ from mlx_worker.wire.output import (
     StepOutput,
     ToolCall,
 )
+from mlx_worker.wire.prompt_cache import (
+    CacheCleared,
+    CacheState,
+    ClearCache,
+    DiskState,
+    PromptWarmed,
+    TrimCache,
+    Warm,
+)
 from mlx_worker.wire.rank_place import RankPlace
 from mlx_worker.wire.request import ChatRequest, Sampling
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 from tests.rounds import rounds
 
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ async def cache_clear(request: web.Request) -> web.Response:
     # Together: a child that hangs keeps no other from clearing.
     answers = await asyncio.gather(*map(node.client.clear, models))
     cleared = [model for model, is_cleared in zip(models, answers, strict=True) if is_cleared]
-    if (folder := node.disk_cache) is not None:
+    if (folder := node.kv_folder.settings) is not None:
         running = [model for model in node.models.values() if model.child.serving]
         await clear_stored(folder, models, cleared, running, all_=named is None)
     return json_response(schemas.ClearResponse([model.config.id for model in models]))
@@ -72,7 +72,7 @@ async def cache_clear(request: web.Request) -> web.Response:
 async def cache_on_disk(request: web.Request) -> web.Response:
     """Serve `GET /cache/disk`: what is on disk, also of models that are not loaded."""
     node = request.app[CONTEXT].node
-    folder = node.disk_cache
+    folder = node.kv_folder.settings
     if folder is None:
         return json_response(schemas.DiskContents(None, node.kv_folder.off, []))
     stored = [

@@ -50,7 +50,7 @@ def in_health(model: ModelStatus, context: AppContext) -> dict[str, Any]:
 
 def folder(context: AppContext) -> dict[str, Any]:
     """Return what all models have on disk together; `path` null: no KV is kept on disk."""
-    settings = context.node.disk_cache
+    settings = context.node.kv_folder.settings
     models = context.model_statuses().values()
     latest = max(models, key=lambda model: model.disk_reported_at).disk
     return {
@@ -68,6 +68,8 @@ def off(model: ModelStatus, context: AppContext) -> str:
     """Return why a model's KV on disk is not used now; "" where nothing prevents the use."""
     if not model.config.disk_cache:
         return "disk_cache of the model is false"
+    if not model.config.keeps_kv_on_disk:
+        return "several processes compute the model"
     if model.disk_settings is None:
         return context.node.kv_folder.off
     return model.child.disk.off if model.child.disk else ""
@@ -76,4 +78,4 @@ def off(model: ModelStatus, context: AppContext) -> str:
 def is_disabled_by_failure(model: ModelStatus, context: AppContext) -> bool:
     """Return True if a model's KV is to be kept on disk, and the disk cannot be used now."""
     has_folder = model.disk_settings is not None or context.node.kv_folder.is_wanted
-    return model.config.disk_cache and has_folder and bool(off(model, context))
+    return model.config.keeps_kv_on_disk and has_folder and bool(off(model, context))

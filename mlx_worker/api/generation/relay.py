@@ -67,7 +67,7 @@ async def respond_whole(active: ActiveRequest) -> web.Response:
     # A choice that fails ends the wait for all.
     await asyncio.gather(*(generation.wait_finished() for generation in active.generations))
     outputs = [
-        generation.drain_output() or OutputDelta([], []) for generation in active.generations
+        generation.output.drain() or OutputDelta([], []) for generation in active.generations
     ]
     choices = list(zip(outputs, active.endings(), strict=True))
     body = active.writer.full_response(choices, active.usage())

@@ -59,7 +59,7 @@ class OutputStream:
         """
         try:
             for choice, generation in enumerate(self._generations):
-                generation.subscribe(partial(self._on_output, generation, choice))
+                generation.output.subscribe(partial(self._on_output, generation, choice))
             while not await self._flush_backlog():
                 self._wake.clear()
                 await self._wake.wait()
@@ -74,7 +74,7 @@ class OutputStream:
         )
 
     def _format_output(self, generation: Generation, choice: int) -> bytes:
-        if (delta := generation.drain_output()) is None:
+        if (delta := generation.output.drain()) is None:
             return b""
         return self._writer.keepalive() if delta.is_keepalive else self._writer.delta(delta, choice)
 

@@ -21,7 +21,7 @@ from mlx_worker.child.ranks.messages import (
 from mlx_worker.engine.batch import batch_settings
 from mlx_worker.engine.batch_support import is_cuttable
 from mlx_worker.engine.kv.cost import measure_kv_cost
-from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.loading import read_model, weight_bytes
 from mlx_worker.engine.ranks.following import FollowingBatch
 from mlx_worker.engine.ranks.operations import (
     BadOperation,
@@ -31,7 +31,8 @@ from mlx_worker.engine.ranks.operations import (
 )
 from mlx_worker.engine.ranks.ring import ReservedPort, join_ring
 from mlx_worker.engine.ranks.split import keep_part
-from mlx_worker.errors import BadModelFolder, ModelNotFoundError, ProtocolViolation, UnservableModel
+from mlx_worker.engine.weights_hash import model_identity
+from mlx_worker.errors import BadModelFolder, ModelNotFoundError, UnservableModel
 from mlx_worker.system.process_titles import set_title
 from mlx_worker.wire.framing import encode
 
@@ -60,7 +61,7 @@ def follow(load: Load, place: RankPlace, versions: Mapping[str, str]) -> NoRetur
         with socket.create_connection((host, int(port))) as leader:
             leader.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _Follower(leader, load, place).run(versions)
-    except (ConnectionError, ProtocolViolation):
+    except ConnectionError:
         os._exit(EXIT_LEADER_GONE)
     except Exception as error:  # noqa: BLE001  (after any error, this rank's KV is not rank 0's)
         end_process(error)
@@ -89,7 +90,8 @@ class _Follower:
         ring.release()
         model = self._read_part(group)
         batch = FollowingBatch(model, **batch_settings(self._load.max_concurrency))
-        self._send(PartLoaded(is_cuttable(model)))
+        identity = model_identity(Path(self._load.path), model)
+        self._send(PartLoaded(is_cuttable(model), identity, weight_bytes(model)))
         for operation in operations:
             if isinstance(operation, MeasureKv):
                 self._send(PartMeasured(measure_kv_cost(model)))

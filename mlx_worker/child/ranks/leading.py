@@ -7,6 +7,7 @@ names the whole ring. The same connections carry the operations from then on. [c
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 import socket
@@ -71,6 +72,7 @@ class OtherRanks:
         self._place = place
         self._connections = connections
         self._group: Any = None
+        self._parts: list[PartLoaded] = []
         self.log = OperationLog(self._send)
 
     @classmethod
@@ -114,12 +116,26 @@ class OtherRanks:
 
         Raises UnservableModel or InferenceError with the reason of a rank that cannot load.
         """
-        for rank in self._connections:
+        for rank in sorted(self._connections):  # they came in any order
             while isinstance(message := self._receive(rank), PartProgress):
                 send([LoadProgress(message.done, message.total)])
             if not isinstance(message, PartLoaded):
                 raise _out_of_place(rank, message)
             self.log.are_cuttable &= message.is_cuttable
+            self._parts.append(message)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weights that the other ranks have in memory."""
+        return sum(part.weight_bytes for part in self._parts)
+
+    def identity_with(self, own: str) -> str:
+        """Return what names the model of all ranks, by the name of the part of rank 0.
+
+        An answer continues after a restart only if no rank has other weights than before.
+        """
+        names = [own, *(part.weights for part in self._parts)]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
     def measure_kv_cost(self, model: Any) -> KvCost:
         """Return what a row costs on the rank where it costs most, in a forward of all ranks."""

@@ -32,9 +32,14 @@ class PartProgress(WireMessage, frozen=True):
 
 
 class PartLoaded(WireMessage, frozen=True):
-    """Tell that the rank's part is in memory, and whether its KV can be cut at any token."""
+    """Tell that the rank's part is in memory, and whether its KV can be cut at any token.
+
+    `weights` names the part as `Loaded.weights` names a model; `weight_bytes` are in memory.
+    """
 
     is_cuttable: bool
+    weights: str
+    weight_bytes: int
 
 
 class PartMeasured(WireMessage, frozen=True):

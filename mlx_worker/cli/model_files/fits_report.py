@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from mlx_worker.config.sizes import in_words
-from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +32,7 @@ def report_of(found: Found, question: Question) -> dict[str, Any]:
         "weightBytes": fit.weight_bytes,
         "weightsComputed": found.is_computed,
         "dtype": found.dtype or None,
-        "processBytes": PROCESS_BYTES,
+        "processBytes": fit.process_bytes,
         "machineBytes": found.machine_bytes,
         "memoryLimitBytes": fit.limit,
         "pinnedBytes": sum(claim.at_start for claim in fit.pinned),
@@ -59,7 +58,7 @@ def lines(found: Found, question: Question) -> Iterator[str]:
     of_weights = "computed" if found.is_computed else "by the headers of the files"
     of_weights += f", in {found.dtype}" if found.dtype else ""
     yield _line("weights", _bytes(fit.weight_bytes), of_weights)
-    yield _line("process", _bytes(PROCESS_BYTES), "interpreter, mlx, tokenizer: an estimate")
+    yield _line("process", _bytes(fit.process_bytes), "interpreter, mlx, tokenizer: an estimate")
     if fit.pinned:
         pinned = sum(claim.at_start for claim in fit.pinned)
         yield _line("pinned models", _bytes(pinned), "stay in memory beside this one")

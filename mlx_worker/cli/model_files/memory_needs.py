@@ -172,7 +172,8 @@ def _fit(
         limit = min(limit, needs.working_set or limit)
     cache = where.config.cache if where.config else CacheConfig()
     buffers = disk_buffers(model or ModelConfig(id="", path=""), cache)
-    return MemoryFit(needs, weight_bytes, context, limit, pinned, buffers)
+    ranks = model.ranks if model else 1
+    return MemoryFit(needs, weight_bytes, context, limit, pinned, buffers, ranks)
 
 
 def _pinned_weights(config: Config | None, model: ModelConfig | None) -> list[int]:

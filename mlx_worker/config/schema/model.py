@@ -334,3 +334,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             " here."
         ),
     ] = {}
+
+    @property
+    def keeps_kv_on_disk(self) -> bool:
+        """True if the model's KV is kept on disk where `[cache]` keeps any."""
+        return self.disk_cache and self.ranks == 1

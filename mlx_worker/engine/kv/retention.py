@@ -15,7 +15,8 @@ from mlx_worker.engine.history.memory import KnownTurns
 from mlx_worker.engine.kv.prompt_cache import RetentionClass
 from mlx_worker.engine.prefill import WORTH_WAITING, min_prefix_to_reuse
 from mlx_worker.errors import CacheError
-from mlx_worker.wire.messages import PromptWarmed, RequestFailed
+from mlx_worker.wire.messages import RequestFailed
+from mlx_worker.wire.prompt_cache import PromptWarmed
 
 if TYPE_CHECKING:
     from mlx_worker.engine.batch import Batch

@@ -15,13 +15,17 @@ import msgspec
 
 from mlx_worker.engine.checks.computation import Evidence
 from mlx_worker.engine.output.logprobs import choice_of
+from mlx_worker.engine.prefill import LARGEST_CHUNK
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS, Offsets, logprob_lists
 from mlx_worker.wire.output import PromptScores, TokenChoice, TokenLogprobs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence as Listed
+
     from mlx_worker.engine.output.markers import Markers
     from mlx_worker.engine.prompt import Prompt
+    from mlx_worker.engine.sequence import Sequence
     from mlx_worker.wire.request import PromptScoring
 
 MOST_SCORES: Final = 2_000_000
@@ -200,6 +204,12 @@ def check_scoring(scoring: PromptScoring | None, tokens: int) -> None:
 def max_scored_tokens(vocabulary: int, rows: int) -> int:
     """Return how many tokens of each of these rows may be read at once if one of them is scored."""
     return MOST_BYTES // (BYTES_A_LOGIT * vocabulary * rows)
+
+
+def largest_chunk(readers: Listed[Sequence], vocabulary: int) -> int:
+    """Return how many tokens each of these sequences may read at once."""
+    is_scored = any(reader.scorer is not None for reader in readers)
+    return max_scored_tokens(vocabulary, len(readers)) if is_scored else LARGEST_CHUNK
 
 
 def _entry(choice: TokenChoice, rank: int) -> dict[str, Any]:

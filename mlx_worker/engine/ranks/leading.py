@@ -9,12 +9,14 @@ over the ranks, to which the others give zeros. [child]
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import mlx.core as mx
 from mlx_lm.models.cache import can_trim_prompt_cache
 
 from mlx_worker.engine.batch import Batch, _Readers
+from mlx_worker.engine.checks.computation import ComputationFailed
 from mlx_worker.engine.decoding import Decoders
 from mlx_worker.engine.kv.prompt_cache import copy_layers
 from mlx_worker.engine.ranks.digest import digest_of
@@ -34,6 +36,8 @@ from mlx_worker.wire.framing import encode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mlx_lm.generate import BatchGenerator
+
     from mlx_worker.engine.ranks.operations import AnyOperation
 
 COMPARE_EVERY: Final = 64
@@ -48,16 +52,12 @@ class OperationLog:
     """
 
     def __init__(self, send: Callable[[bytes], None], *, are_cuttable: bool = True) -> None:
-        self._send = send
+        self._send_bytes = send
         self.are_cuttable = are_cuttable
         self._handles: set[int] = set()
         self._last = NO_KV
-        self._freed: list[int] = []
-
-    @property
-    def handles(self) -> set[int]:
-        """Return the handles that the other ranks have after all operations sent so far."""
-        return self._handles
+        self._dropped: deque[int] = deque()
+        """Handles of KV that rank 0 has dropped, on whichever thread."""
 
     @property
     def next_handle(self) -> int:
@@ -65,39 +65,55 @@ class OperationLog:
         return self._last + 1
 
     def append(self, operation: AnyOperation) -> None:
-        """Send an operation; what rank 0 has dropped before is freed first."""
-        self.send_freed()
-        self._send(encode(operation))
+        """Send an operation; what rank 0 has dropped before is freed first.
 
-    def send_freed(self) -> None:
-        """Have the other ranks free what rank 0 has dropped."""
-        if self._freed:
-            # Another thread may drop KV at any time: only what is sent is taken off the list.
-            freed, self._freed = self._freed, []
+        Raises ComputationFailed if a rank is gone: no request is to be answered with that.
+        """
+        self._free_dropped()
+        self._send(operation)
+
+    def compare(self, batch: BatchGenerator) -> None:
+        """Have the other ranks compare a digest of this batch with their own."""
+        self._free_dropped()
+        # What is dropped from here on is freed behind this operation.
+        self._send(Compare(digest_of(batch, self._handles)))
+
+    def _free_dropped(self) -> None:
+        freed: list[int] = []
+        while self._dropped:
+            freed.append(self._dropped.popleft())
+        if freed:
             self._handles.difference_update(freed)
-            self._send(encode(Free(freed)))
+            self._send(Free(freed))
+
+    def _send(self, operation: AnyOperation) -> None:
+        try:
+            self._send_bytes(encode(operation))
+        except OSError as error:
+            raise ComputationFailed(f"another rank is gone: {error.strerror}") from error
 
     def own(self, layers: list[Any]) -> KvList:
         """Return KV with the next handle; its end frees the handle."""
         self._last += 1
         kv = KvList(layers, self._last)
         self._handles.add(kv.handle)
-        weakref.finalize(kv, self._drop, kv.handle).atexit = False
+        weakref.finalize(kv, self._dropped.append, kv.handle).atexit = False
         return kv
 
     def copy(self, kv: list[Any], surplus: int) -> list[Any]:
         """Return a copy of KV, without the last `surplus` tokens, on all ranks."""
-        assert isinstance(kv, KvList), "all KV outside the batch has a handle"
         copied = self.own(copy_layers(kv, surplus))
-        self.append(Copy(kv.handle, surplus, copied.handle))
+        self.append(Copy(_handle_of(kv), surplus, copied.handle))
         return copied
 
     def can_cut(self, kv: list[Any]) -> bool:
         """Return True if this KV can be cut on all ranks."""
         return self.are_cuttable and bool(can_trim_prompt_cache(kv))
 
-    def _drop(self, handle: int) -> None:
-        self._freed.append(handle)
+
+def _handle_of(kv: list[Any]) -> int:
+    assert isinstance(kv, KvList), "all KV outside the batch has a handle"
+    return kv.handle
 
 
 def shared(tokens: mx.array) -> mx.array:
@@ -152,7 +168,7 @@ class LeadingBatch(Batch):
             Insert(
                 [list(segment) for segment in row],
                 most,
-                kv.handle if isinstance(kv, KvList) else NO_KV,
+                NO_KV if kv is None else _handle_of(kv),
                 list(tokens),
                 list(ends.tokens),
                 sampler is not None and sampler.scorer is not None,
@@ -178,8 +194,7 @@ class LeadingBatch(Batch):
         """Run a step on each rank; KV of rows that ended has handles."""
         self._steps += 1
         if self._steps % COMPARE_EVERY == 0:
-            self._log.send_freed()
-            self._log.append(Compare(digest_of(self, self._log.handles)))
+            self._log.compare(self)
         self._log.append(Step(self.prefill_step_size, self._log.next_handle))
         prompts, generated = super().next()
         for response in generated:

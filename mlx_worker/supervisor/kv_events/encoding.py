@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -39,7 +39,7 @@ class MemoryFit:
     `weight_bytes` are the bytes of the weights; None if unknown. `context_length` is the longest
     row in tokens by configuration and files; None for no limit. `limit` is what the processes of
     all models may take together, `pinned` what those take that never end for this model;
-    `disk_buffers` what KV takes on its way to and from disk.
+    `disk_buffers` what KV takes on its way to and from disk. `ranks` processes compute the model.
     """
 
     needs: MemoryNeeds
@@ -48,11 +48,17 @@ class MemoryFit:
     limit: int
     pinned: tuple[MemoryClaim, ...] = ()
     disk_buffers: int = 0
+    ranks: int = 1
+
+    @property
+    def process_bytes(self) -> int:
+        """Return what the processes take beside weights and KV."""
+        return self.ranks * PROCESS_BYTES
 
     @property
     def start_bytes(self) -> int | None:
-        """Return what the process is expected to take once it has loaded; None if unknown."""
-        return None if self.weight_bytes is None else self.weight_bytes + PROCESS_BYTES
+        """Return what the processes are expected to take once loaded; None if unknown."""
+        return None if self.weight_bytes is None else self.weight_bytes + self.process_bytes
 
     @property
     def starts(self) -> bool | None:

@@ -34,14 +34,14 @@ _DISK_PART: Final = 4
 
 def disk_buffers(model: ModelConfig, cache: CacheConfig) -> int:
     """Return what a model's KV takes on its way to and from disk; 0 without KV on disk."""
-    keeps_kv = cache.disk and model.disk_cache
+    keeps_kv = cache.disk and model.keeps_kv_on_disk
     return tier_bytes(int(model.cache_bytes)) if keeps_kv else 0
 
 
 def expected_bytes(planned: PlannedModel) -> int:
-    """Return what a model's process is expected to take once it has loaded the model."""
+    """Return what a model's processes are expected to take once they have loaded the model."""
     weights = planned.folder.weight_bytes if planned.folder else 0
-    return weights + PROCESS_BYTES
+    return weights + planned.config.ranks * PROCESS_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,6 @@ from mlx_worker.supervisor.process.states import Event
 from mlx_worker.wire.framing import encode, frames_from_child
 from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.messages import (
-    CacheCleared,
-    CacheState,
-    DetokenizeResult,
-    DiskState,
     FromChild,
     Gathering,
     Hello,
@@ -34,12 +30,12 @@ from mlx_worker.wire.messages import (
     LoadProgress,
     Pong,
     PrefillProgress,
-    PromptWarmed,
     RequestFailed,
     Started,
-    TokenizeResult,
 )
 from mlx_worker.wire.output import Done, PromptScores, RowOutput, StepOutput
+from mlx_worker.wire.prompt_cache import CacheCleared, CacheState, DiskState, PromptWarmed
+from mlx_worker.wire.tokenizing import DetokenizeResult, TokenizeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from mlx_worker.wire.messages import DiskState
+    from mlx_worker.wire.prompt_cache import DiskState
 
 COUNTS: Final = (
     "hits",

@@ -24,16 +24,8 @@ from mlx_worker.supervisor.process.liveness import Liveness
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import ChildStatus
 from mlx_worker.wire.kv_blocks import KvBlocks
-from mlx_worker.wire.messages import (
-    PROTOCOL,
-    CacheState,
-    DiskState,
-    Hello,
-    Loaded,
-    LoadFailed,
-    LoadProgress,
-    Pong,
-)
+from mlx_worker.wire.messages import PROTOCOL, Hello, Loaded, LoadFailed, LoadProgress, Pong
+from mlx_worker.wire.prompt_cache import CacheState, DiskState
 
 if TYPE_CHECKING:
     from mlx_worker.supervisor.process.connection import ChildConnection, ChildReport

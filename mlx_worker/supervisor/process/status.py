@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mlx_worker.wire.messages import CacheState, DiskState, Loaded, LoadProgress, Pong
+    from mlx_worker.wire.messages import Loaded, LoadProgress, Pong
+    from mlx_worker.wire.prompt_cache import CacheState, DiskState
 
 
 @dataclass(frozen=True, slots=True)

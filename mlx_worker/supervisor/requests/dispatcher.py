@@ -11,9 +11,8 @@ Waiting has a deadline only while no child serves.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mlx_worker.errors import (
     ChildLost,
@@ -23,31 +22,28 @@ from mlx_worker.errors import (
     PoisonedRequest,
     WorkerError,
 )
-from mlx_worker.histogram import CRASH_TO_TOKEN, Histogram
 from mlx_worker.supervisor.fingerprint import identity_of, weights_changed
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.disk_suspicion import DiskSuspects, avoids_disk
+from mlx_worker.supervisor.requests.recovery_log import RecoveryLog
 from mlx_worker.supervisor.requests.resume_policy import is_poison, next_to_resume
-from mlx_worker.wire.messages import Generate
+from mlx_worker.supervisor.requests.waiting import WaitingGenerations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlx_worker.supervisor.event_log import EventLog
     from mlx_worker.supervisor.process.child import Child
-    from mlx_worker.supervisor.process.pause import PauseDetector, Timer
+    from mlx_worker.supervisor.process.pause import PauseDetector
     from mlx_worker.supervisor.requests.generation import Generation
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-
-MAX_NAMED: Final = 100
-"""Requests that a crash report names at most."""
 
 
 class Dispatcher:
     """All generations of one model that have not ended; the owner of each of them.
 
     `on_end` is called at each end. `refusal` returns why the model takes no new work; None if it
-    does.
+    does. `log` has what is reported of the generations.
     """
 
     def __init__(
@@ -62,24 +58,18 @@ class Dispatcher:
     ) -> None:
         self._child = child
         self._refusal = refusal
-        self._events = events
+        self.log = RecoveryLog(child.model, events)
         self._ids = ids
         self._policy = policy
-        self._pause = pause
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._open: dict[Generation, int] = {}
-        # With the timer that ends the wait, which runs only while no child serves.
-        self._waiting: dict[Generation, Timer | None] = {}
+        self._waiting = WaitingGenerations(pause, self._on_wait_expired)
         self._ended = asyncio.Event()
         self._closing: WorkerError | None = None
         self._is_handing_over = False
-        self._lost_ids: list[str] = []
         self._past_progress = 0  # reports of loading, and all progress of generations that ended
         self.disk_suspects = DiskSuspects()
-        self.resumes = 0
-        self.loops = 0
-        self.crash_to_token = Histogram(CRASH_TO_TOKEN)
 
     def submit(self, generation: Generation, until: float) -> None:
         """Take a generation on. Without a child it waits, until then on the loop's clock."""
@@ -89,7 +79,7 @@ class Dispatcher:
     async def drain(self, refusal: WorkerError) -> None:
         """Wait until all generations that have begun have ended; refuse the others at once."""
         self._closing = refusal
-        for generation in list(self._waiting):
+        for generation in self._waiting:
             if not generation.lost_by:
                 generation.fail(refusal)
         while self._open or self._waiting:
@@ -108,7 +98,7 @@ class Dispatcher:
         It counts reports of bytes loaded and of prompt tokens read, tokens, and generations that
         ended.
         """
-        generations = (*self._open, *self._waiting)
+        generations: list[Generation] = [*self._open, *self._waiting]
         return self._past_progress + sum(generation.progress for generation in generations)
 
     @property
@@ -118,17 +108,12 @@ class Dispatcher:
 
     # --- the child's side ---
 
-    def take_lost_requests(self) -> list[str]:
-        """Return the names of the requests lost since the last call."""
-        lost, self._lost_ids = self._lost_ids, []
-        return lost[:MAX_NAMED]
-
     def on_state_entered(self, state: State) -> None:
         """Hand over, fail or keep waiting generations as the child's new state demands."""
         match state:
             case State.READY:
                 for generation in self._waiting:
-                    self._set_wait_deadline(generation, None)
+                    self._waiting.set_end(generation, None)
                 self._hand_over()
             case State.FAILED:
                 self._fail_waiting(until=self._child.lifecycle.next_try)
@@ -136,9 +121,9 @@ class Dispatcher:
                 self._fail_waiting()
             case _:
                 until = self._loop.time() + self._policy.timeout
-                for generation, timer in self._waiting.items():
-                    if timer is None:
-                        self._set_wait_deadline(generation, until)
+                for generation in self._waiting:
+                    if self._waiting.end_of(generation) is None:
+                        self._waiting.set_end(generation, until)
 
     def on_load_progress(self) -> None:
         """Tell the readers of waiting generations that the model is loading.
@@ -148,10 +133,11 @@ class Dispatcher:
         """
         self._past_progress += 1
         until = self._loop.time() + self._policy.load_wait
-        for generation, timer in self._waiting.items():
+        for generation in self._waiting:
             generation.on_progress()
-            if timer is not None and not generation.lost_by and generation.is_patient():
-                self._set_wait_deadline(generation, until)
+            has_end = self._waiting.end_of(generation) is not None
+            if has_end and not generation.lost_by and generation.is_patient():
+                self._waiting.set_end(generation, until)
 
     @property
     def avoids_disk(self) -> bool:
@@ -170,7 +156,7 @@ class Dispatcher:
         del self._open[generation]
         suspects = generation.disk_suspects
         generation.on_process_lost(why)
-        self._lost_ids.append(generation.request_id)
+        self.log.on_lost(generation)
         is_cut_off = self._child.state is State.STOPPING
         if not is_cut_off:  # else the node has ended the process
             generation.crashes += 1
@@ -188,20 +174,14 @@ class Dispatcher:
             self._add_waiting(generation, self._loop.time() + self._policy.timeout)
 
     def _refuse_poison(self, generation: Generation, why: str) -> None:
-        self._events.record(
-            "poison",
-            self._child.model,
-            level=logging.WARNING,
-            request_id=generation.request_id,
-            crashes=generation.crashes,
-        )
+        self.log.on_poison(generation)
         self._child.lifecycle.forgive_ends(generation.crashes)
         died = f"{generation.crashes} processes died on this request"
         generation.fail(PoisonedRequest(f"{why}; {died}"))
 
     def first_token_after_resume(self, _generation: Generation, seconds: float) -> None:
         """Record how long a crash has interrupted the output of a generation."""
-        self.crash_to_token.observe(seconds)
+        self.log.crash_to_token.observe(seconds)
 
     def client_disconnected(self, generation: Generation) -> None:
         """Cancel a generation whose client has left."""
@@ -221,37 +201,21 @@ class Dispatcher:
     def generation_ended(self, generation: Generation) -> None:
         """Forget a generation that has ended, and hand over those that waited for its end."""
         self._open.pop(generation, None)
-        if generation in self._waiting:
-            self._set_wait_deadline(generation, None)
-            del self._waiting[generation]
-        self._note_loop(generation)
+        self._waiting.remove(generation)
+        self.log.on_ended(generation)
         # The end of one that had begun brings the others nearer to their turn, a refusal does not.
         self._past_progress += generation.progress + generation.has_begun
         self._on_end(generation)
         self._ended.set()
         self._hand_over()
 
-    def _note_loop(self, generation: Generation) -> None:
-        """Count and report a generation that was ended because it repeated itself."""
-        info = generation.finish_info
-        if info is None or not info.loop_period:
-            return
-        self.loops += 1
-        self._events.record(
-            "loop",
-            self._child.model,
-            level=logging.WARNING,
-            request_id=generation.request_id,
-            period=info.loop_period,
-            tokens=info.completion_tokens,
-        )
-
     # --- handing over ---
 
     def _fail_waiting(self, until: float | None = None) -> None:
         """Fail what waits, except lost generations that may wait for the next try at `until`."""
-        for generation, timer in list(self._waiting.items()):
-            may_wait = until is not None and timer is not None and timer.when() > until
+        for generation in self._waiting:
+            end = self._waiting.end_of(generation)
+            may_wait = until is not None and end is not None and end > until
             if not (generation.lost_by and may_wait):
                 generation.fail(self._reason_to_end(generation))
 
@@ -289,63 +253,26 @@ class Dispatcher:
         for generation in [generation for generation in begun if generation.identity != now]:
             before = generation.identity
             assert before is not None, "a process has begun the generation"
-            self._events.record(
-                "weights changed",
-                self._child.model,
-                level=logging.WARNING,
-                request_id=generation.request_id,
-                after_tokens=len(generation.tokens),
-                was=before.fingerprint,
-                now=now.fingerprint,
-            )
+            self.log.on_weights_changed(generation, before, now)
             generation.fail(weights_changed(self._child.model, before, now))
 
     def _send_to_child(self, generation: Generation) -> None:
         generation.identity = identity_of(self._child.status)
-        self._set_wait_deadline(generation, None)
-        del self._waiting[generation]
+        self._waiting.remove(generation)
         id_ = next(self._ids)
-        message = Generate(
-            id_,
-            generation.request,
-            list(generation.tokens),
-            generation.session,
-            generation.request_id,
-            generation.room,
-            generation.splices,
-        )
         self._open[generation] = id_
         generation.handed_over.append(time.perf_counter())
         try:
-            self._child.open(id_, generation, message)
+            self._child.open(id_, generation, generation.as_message(id_))
         except ValueError as error:
             generation.fail(InvalidRequest(str(error)))
             return
-        if generation.lost_by:
-            self.resumes += 1
-            self._events.record(
-                "resume",
-                self._child.model,
-                request_id=generation.request_id,
-                after_tokens=len(generation.tokens),
-                crashes=generation.crashes,
-            )
+        self.log.on_handed_over(generation)
 
     # --- waiting ---
 
     def _add_waiting(self, generation: Generation, until: float) -> None:
-        self._waiting[generation] = None
-        if not self._has_child:
-            self._set_wait_deadline(generation, until)
-
-    def _set_wait_deadline(self, generation: Generation, until: float | None) -> None:
-        if (timer := self._waiting[generation]) is not None:
-            timer.cancel()
-        self._waiting[generation] = (
-            None
-            if until is None
-            else self._pause.timer(until - self._loop.time(), self._on_wait_expired, generation)
-        )
+        self._waiting.add(generation, None if self._has_child else until)
 
     def _on_wait_expired(self, generation: Generation) -> None:
         generation.fail(self._reason_to_end(generation))

@@ -1,9 +1,7 @@
 """One request's life across the processes that work on it: filled row by row, ended exactly once.
 
 A generation keeps what the next process needs to continue where a process died: the request with
-its seed, and the token ids that its client has. The subscriber is called in the connection's own
-callback, with no task between a token and its socket. `drain_output` returns everything since the
-last call: a slow reader sends many tokens in one write, and a reader of whole answers drains once.
+its seed, and the token ids that its client has. The reader gets the output from `output`.
 
 [front]
 """
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mlx_worker import errors
 from mlx_worker.supervisor.requests.disk_suspicion import MOST_OF_A_REQUEST, DiskRead
 from mlx_worker.supervisor.requests.output_buffer import OutputBuffer
-from mlx_worker.wire.messages import PrefillProgress, RequestFailed, Started
+from mlx_worker.wire.messages import Generate, PrefillProgress, RequestFailed, Started
 from mlx_worker.wire.output import Done, FinishReason, PromptScores, RowOutput
 
 if TYPE_CHECKING:
@@ -27,9 +25,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.fingerprint import Identity
     from mlx_worker.supervisor.process.connection import ResponseMessage
     from mlx_worker.supervisor.process.pause import Handle
-    from mlx_worker.supervisor.requests.output_buffer import OutputDelta
     from mlx_worker.wire.request import ChatRequest
-    from mlx_worker.wire.splice import Splice
 
 
 RETRY_AFTER_UNAVAILABLE: Final = 1.0
@@ -80,10 +76,6 @@ class CrashRecord:
     tokens: int
 
 
-def _ignore() -> None:
-    """Do nothing: no reader has subscribed yet."""
-
-
 def never() -> bool:
     """Return False: the client does not know that its request waits."""
     return False
@@ -116,9 +108,10 @@ class Generation:
 
     `crashes` counts the processes that died with the generation in work; `lost_by` says how the
     last of them ended, "" for none; `disk_crashes` of them had read KV from disk shortly before.
-    `keepalive_interval` is in seconds. `request_id` is the name in the log. `first_token_at`,
-    `ended_at` and `handed_over` (a moment for each process) are on `time.perf_counter`. `identity`
-    is of the process that has it, or had it last. The end cancels the timer `deadline`.
+    `output` is what the reader has not taken yet. `keepalive_interval` is in seconds. `request_id`
+    is the name in the log. `first_token_at`, `ended_at` and `handed_over` (a moment for each
+    process) are on `time.perf_counter`. `identity` is of the process that has it, or had it last.
+    The end cancels the timer `deadline`.
     """
 
     def __init__(
@@ -148,18 +141,16 @@ class Generation:
         self.has_ended = False
         self.finish_info: FinishInfo | None = None
         self.deadline: Handle | None = None
+        self.output = OutputBuffer(keepalive_interval)
         self._owner = owner
-        self._keepalive_interval = keepalive_interval
-        self._output = OutputBuffer()
         self._error: errors.WorkerError | None = None
-        self._notify: Callable[[], None] = _ignore
         self._reports = 0  # of prompt tokens read, and of bytes loaded
         self._ended = asyncio.Event()
         self._lost_at: float | None = None
         self._disk_read = DiskRead()
         self._awaits_token = True  # the first one, or the first one since a process was lost
         self._loop = asyncio.get_running_loop()
-        self._drained_at = self._began = self._loop.time()
+        self._began = self._loop.time()
         self._started: asyncio.Future[Started] = self._loop.create_future()
 
     @property
@@ -185,8 +176,7 @@ class Generation:
                 self._on_prefill(message)
             case PromptScores():
                 self._reports += 1
-                if self._output.add_scores(message):
-                    self._notify()
+                self.output.add_scores(message)
             case Done():
                 self.finish_info = FinishInfo(
                     message.finish,
@@ -198,7 +188,7 @@ class Generation:
                     message.accepted_prediction_tokens,
                     message.rejected_prediction_tokens,
                 )
-                message.add_spans_to(self._output.spans)  # to be drained with the end
+                message.add_spans_to(self.output.spans)  # to be drained with the end
                 self._end()
             case RequestFailed():
                 self.fail(as_error(message))
@@ -212,6 +202,19 @@ class Generation:
 
     # --- the owner's side ---
 
+    def as_message(self, id_: int) -> Generate:
+        """Return the message that has a process start or continue the generation, under this id."""
+        first = self._started.result() if self.has_begun else None
+        return Generate(
+            id_,
+            self.request,
+            list(self.tokens),
+            self.session,
+            self.request_id,
+            None if first is None else first.room,
+            None if first is None else first.splices,
+        )
+
     def on_process_lost(self, why: str) -> None:
         """Record the loss of the process: further output comes from another process."""
         now = time.perf_counter()
@@ -219,7 +222,7 @@ class Generation:
         self.crash_records.append(CrashRecord(now, len(self.tokens)))
         self._awaits_token = True
         self._disk_read = DiskRead()
-        self._output.drop_partial_scores()
+        self.output.drop_partial_scores()
         if self._lost_at is None:
             self._lost_at = now
 
@@ -240,16 +243,6 @@ class Generation:
     def has_begun(self) -> bool:
         """True if a process has begun the answer: its client may know of which weights."""
         return self._started.done() and not self._started.exception()
-
-    @property
-    def room(self) -> int | None:
-        """Return the tokens that the first process allowed the answer; None before it began."""
-        return self._started.result().room if self.has_begun else None
-
-    @property
-    def splices(self) -> list[Splice] | None:
-        """Return the splices of the prompt that the first process read; None before it began."""
-        return self._started.result().splices if self.has_begun else None
 
     @property
     def prefill(self) -> tuple[int, float] | None:
@@ -295,14 +288,9 @@ class Generation:
     def on_progress(self) -> None:
         """Count progress; send the reader a keepalive, unless the reader has had output lately."""
         self._reports += 1
-        self._keep_alive()
+        self.output.keep_alive()
 
     # --- inside ---
-
-    def _keep_alive(self) -> None:
-        if self._loop.time() - self._drained_at >= self._keepalive_interval:
-            self._output.add_keepalive()
-            self._notify()
 
     def _on_token(self) -> None:
         """Note the first token, and the first one since a process was lost."""
@@ -318,18 +306,15 @@ class Generation:
         if self._awaits_token:
             self._on_token()
         self.tokens += row.tokens
-        self._output.logprobs += row.logprobs
-        row.add_spans_to(self._output.spans)
-        if self._output.has_output:
-            self._notify()
-        else:  # a call or a character that is not complete: the model works all the same
-            self._keep_alive()
+        self.output.logprobs += row.logprobs
+        row.add_spans_to(self.output.spans)
+        self.output.announce()
 
     def _end(self) -> None:
         self.has_ended = True
         self.ended_at = time.perf_counter()
         self._ended.set()
-        self._notify()
+        self.output.end()
         if self.deadline is not None:
             self.deadline.cancel()
         if self._error is not None and not self._started.done():
@@ -342,22 +327,6 @@ class Generation:
     async def started(self) -> Started:
         """Wait until a child has admitted the request. Raises the refusal if none does."""
         return await asyncio.shield(self._started)
-
-    def subscribe(self, notify: Callable[[], None]) -> None:
-        """Have `notify` called whenever there is output to drain, and at the end.
-
-        It runs in the connection's callback: it must not block, and not raise.
-        """
-        self._notify = notify
-        if self._output.has_output or self.has_ended:
-            notify()
-
-    def drain_output(self) -> OutputDelta | None:
-        """Return the output since the last call; None if there is none."""
-        delta = self._output.drain()
-        if delta is not None:
-            self._drained_at = self._loop.time()
-        return delta
 
     async def wait_finished(self) -> None:
         """Wait for the end. Raises the error; output before the error can be drained."""

@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING
 from mlx_worker.errors import ChildLost, WorkerError
 from mlx_worker.supervisor.requests.disk_suspicion import MOST_OF_A_REQUEST
 from mlx_worker.supervisor.requests.generation import as_error
-from mlx_worker.wire.messages import (
-    CacheCleared,
-    DetokenizeResult,
-    PrefillProgress,
-    PromptWarmed,
-    RequestFailed,
-    TokenizeResult,
-)
+from mlx_worker.wire.messages import PrefillProgress, RequestFailed
+from mlx_worker.wire.prompt_cache import CacheCleared, PromptWarmed
+from mlx_worker.wire.tokenizing import DetokenizeResult, TokenizeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

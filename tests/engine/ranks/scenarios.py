@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import random
+import time
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.prompt import render, system_prefix_tokens
+from mlx_worker.wire.framing import encode
 from mlx_worker.wire.messages import Started
 from mlx_worker.wire.output import Done, StepOutput
-from mlx_worker.wire.request import ChatRequest, PromptScoring, Sampling
+from mlx_worker.wire.request import ChatRequest, EndConditions, PromptScoring, Sampling
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from mlx_worker.engine.engine import Engine
+    from mlx_worker.engine.ranks.leading import OperationLog
 
 CONCURRENCY = 8
 
 Said = dict[int, list[int | str]]
 """The tokens of each id, and at last how it ended."""
+
+COMPANY = 560
+"""Requests; about a tenth of them are cancelled."""
+
+STEPS = 200
+"""Tokens of each answer whose steps are measured."""
 
 SYSTEM = "You are an old river. " + " ".join(WORDS[:60])
 
@@ -27,6 +37,28 @@ def run_all(engine: Engine, tokenizer: Any) -> dict[str, Any]:
         scenario.__name__: scenario(engine, tokenizer)
         for scenario in (alone, crowd, prefixes, warmed, cancelled, sampled, scored, cleared)
     }
+
+
+def company(engine: Engine, tokenizer: Any) -> Said:
+    """Many requests in random company: prefixes are shared, some are cancelled.
+
+    What is asked does not depend on the ranks, so that each answer can be compared.
+    """
+    draw = random.Random(7)
+    said: Said = {}
+    for id_ in range(COMPANY):
+        system = " ".join(WORDS[: 20 * draw.randrange(4)]) or None
+        start, length = draw.randrange(100), draw.choice([1, 2, 3, 30, 70, 150])
+        text = " ".join(WORDS[(start + i) % len(WORDS)] for i in range(length))
+        request = chat(f"{id_} {text}", system=system, max_tokens=draw.randint(1, 40))
+        admit(engine, tokenizer, id_, request)
+        for _ in range(draw.randrange(6)):
+            collect(said, engine.step())
+        if draw.random() < 0.1:
+            engine.cancel(id_ - draw.randrange(4))
+        if draw.random() < 0.02:
+            engine.clear_cache()
+    return drain(engine, said)
 
 
 def alone(engine: Engine, tokenizer: Any) -> Any:
@@ -98,6 +130,38 @@ def cleared(engine: Engine, tokenizer: Any) -> Any:
     engine.clear_cache()
     cached = admit(engine, tokenizer, 1, chat("Hello", max_tokens=12))
     return [cached, drain(engine)]
+
+
+def costs(engine: Engine, tokenizer: Any) -> list[tuple[int, float, float]]:
+    """What telling the other ranks of a step takes: rows, seconds of CPU, bytes."""
+    log: OperationLog = engine._batch._log
+    send = log._send
+    spent: list[float] = []
+    sizes: list[int] = []
+
+    def timed(operation: Any) -> None:
+        begun = time.thread_time()
+        send(operation)
+        spent.append(time.thread_time() - begun)
+        sizes.append(len(encode(operation)))
+
+    log._send = timed  # type: ignore[method-assign]
+    found = []
+    for rows in (1, CONCURRENCY):
+        for id_ in range(rows):
+            ends = EndConditions(ignore_eos=True)
+            admit(engine, tokenizer, id_, chat(f"{id_}", max_tokens=STEPS, ends=ends))
+        while engine.has_prefill:
+            engine.step()
+        spent.clear()
+        sizes.clear()
+        steps = 0
+        while engine.active == rows:
+            engine.step()
+            steps += 1
+        found.append((rows, sum(spent) / steps, sum(sizes) / steps))
+        drain(engine)
+    return found
 
 
 # --- what scenarios are made of ---

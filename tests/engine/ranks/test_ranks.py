@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CASES = {
     "heads": ("pipelined", "tensor"),
     "layers": ("pipelined", "pipeline"),
+    "latent heads": ("latent", "tensor"),
+    "latent layers": ("latent", "pipeline"),
     "recurrent layers": ("delta", "pipeline"),
 }
 """Families of `tests.synthetic_models`, and splits that mlx_lm has of them."""

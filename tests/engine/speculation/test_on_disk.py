@@ -17,7 +17,7 @@ from mlx_worker.engine.engine import NO_LADDER
 from mlx_worker.engine.history.memory import TurnPlace
 from mlx_worker.engine.kv.disk.entry_writer import REST_SECONDS
 from mlx_worker.engine.prompt import Prompt
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.wire.messages import Started
 from mlx_worker.wire.output import Done, StepOutput
 from mlx_worker.wire.request import ChatRequest, EndConditions, Sampling

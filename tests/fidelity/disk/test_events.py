@@ -117,4 +117,6 @@ def test_answers_after_an_event_are_those_without_any_cache(
     with capsys.disabled():
         sys.stdout.write(f"\n{counted.table()}\n")
     assert not counted.complaints, "\n".join(counted.complaints)
-    assert all(counted.read[event]["disk"] > 0 for event in counted.cases)
+    # Of a third of the requests, those behind a kill in use may all be new prompts.
+    reads = [event for event in counted.cases if IS_LONG or event != IN_USE]
+    assert all(counted.read[event]["disk"] > 0 for event in reads), counted.table()

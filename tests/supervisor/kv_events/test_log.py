@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_worker.child.kv_blocks import BlockIndex
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
 from mlx_worker.supervisor.kv_events.log import Batch, KvEventLog
 from tests.kv_event_reader import Blocks
 from tests.rounds import rounds

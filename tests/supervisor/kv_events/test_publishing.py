@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from mlx_worker.child.kv_blocks import BlockIndex
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
 from mlx_worker.supervisor.event_log import EventLog
 from mlx_worker.supervisor.kv_events.feed import KvEventFeed, KvEventState
 from mlx_worker.supervisor.kv_events.log import KvEventLog

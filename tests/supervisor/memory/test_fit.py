@@ -74,6 +74,11 @@ def test_weights_over_the_limit_do_not_fit() -> None:
     assert model.answer(Question()) is False
 
 
+def test_each_process_of_a_model_in_ranks_takes_memory() -> None:
+    model = MemoryFit(MemoryNeeds(WEIGHTS, FULL), WEIGHTS, None, 1 << 40, ranks=3)
+    assert model.start_bytes == WEIGHTS + 3 * PROCESS_BYTES
+
+
 @pytest.mark.parametrize("context", [None, 100])
 def test_unknown_kv_or_weights_are_no_answer(context: int | None) -> None:
     assert fit(blocks=9, kv=None).answer(Question(context=context)) is None

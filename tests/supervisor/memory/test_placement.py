@@ -199,7 +199,7 @@ async def test_a_recycled_process_finishes_what_it_has_first(pace: Fifo) -> None
         pace.let(3)
         assert await whole_text(generation) == "one two three"
         await soon(node.named("a").child.reached(State.STARTING, State.LOADING, State.READY))
-        assert node.named("a").dispatcher.resumes == 0
+        assert node.named("a").dispatcher.log.resumes == 0
 
 
 async def test_processes_larger_than_expected_make_room_by_what_was_measured() -> None:

@@ -12,6 +12,7 @@ from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
 from mlx_worker.kv_disk.memory import queue_bytes, read_bytes
 from mlx_worker.supervisor.memory.policy import (
+    PROCESS_BYTES,
     Admit,
     AdmitAfterEviction,
     MemoryClaim,
@@ -22,6 +23,7 @@ from mlx_worker.supervisor.memory.policy import (
     bytes_to_trim,
     decide_start,
     disk_buffers,
+    expected_bytes,
     kv_budget,
     median_excess,
     model_to_recycle,
@@ -152,9 +154,15 @@ def test_what_the_disk_takes_beside_the_cache_is_a_part_of_the_cache(cache_bytes
     assert queue_bytes(cache_bytes) <= 512 << 20
     assert disk_buffers(model, off) == 0
     assert disk_buffers(planned(disk_cache=False).config, on) == 0
+    assert disk_buffers(planned(ranks=2).config, on) == 0
 
 
 # --- pressure -------------------------------------------------------------------------------
+
+
+def test_each_process_of_a_model_is_expected_to_take_memory() -> None:
+    assert expected_bytes(planned(weights=GB)) == GB + PROCESS_BYTES
+    assert expected_bytes(planned(weights=GB, ranks=3)) == GB + 3 * PROCESS_BYTES
 
 
 def test_pressure_trims_then_refuses_then_recycles_each_after_its_time() -> None:

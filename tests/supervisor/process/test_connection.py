@@ -21,18 +21,16 @@ from mlx_worker.wire.base import WireMessage
 from mlx_worker.wire.framing import MAX_FRAME, encode, frames_to_child
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheCleared,
     Hello,
     Ping,
     Pong,
     PrefillProgress,
-    PromptWarmed,
     RequestFailed,
     Started,
     ToChild,
-    Warm,
 )
 from mlx_worker.wire.output import Done, RowOutput, StepOutput
+from mlx_worker.wire.prompt_cache import CacheCleared, PromptWarmed, Warm
 from tests.supervisor_harness import soon
 
 HELLO = Hello(PROTOCOL, 1, {})

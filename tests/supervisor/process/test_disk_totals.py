@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from mlx_worker.supervisor.process.disk_totals import COUNTS, DiskTotals
-from mlx_worker.wire.messages import DiskState
+from mlx_worker.wire.prompt_cache import DiskState
 
 REPORT = DiskState(
     records=9,

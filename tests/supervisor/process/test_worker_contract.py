@@ -22,12 +22,7 @@ from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER, Launch
 from mlx_worker.wire.kv_blocks import KvBlocks
 from mlx_worker.wire.messages import (
     PROTOCOL,
-    CacheCleared,
-    CacheState,
     CancelGeneration,
-    ClearCache,
-    Detokenize,
-    DetokenizeResult,
     Generate,
     Hello,
     Load,
@@ -36,15 +31,19 @@ from mlx_worker.wire.messages import (
     Ping,
     Pong,
     PrefillProgress,
-    PromptWarmed,
     Started,
-    Tokenize,
-    TokenizeResult,
+)
+from mlx_worker.wire.output import Done, PromptScores, RowOutput
+from mlx_worker.wire.prompt_cache import (
+    CacheCleared,
+    CacheState,
+    ClearCache,
+    PromptWarmed,
     TrimCache,
     Warm,
 )
-from mlx_worker.wire.output import Done, PromptScores, RowOutput
 from mlx_worker.wire.request import ChatRequest, Sampling
+from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 from tests.rounds import variants
 from tests.supervisor_harness import DEADLINE, scripted_process, soon
 from tests.worker_in_memory import MemoryLauncher

@@ -103,7 +103,7 @@ async def test_it_goes_on_with_the_next_word_however_its_child_dies(
         assert generation.finish_info == FinishInfo("stop", 6)
         assert (await soon(generation.started())).prompt_tokens == 6
         assert node.primary.child.lifecycle.restarts == 1
-        assert node.primary.dispatcher.resumes == 1
+        assert node.primary.dispatcher.log.resumes == 1
         assert node.primary.admission.running == 0
 
 
@@ -133,7 +133,7 @@ async def test_a_last_word_that_was_lost_is_said_by_the_next_process(tmp_path: P
         generation = await ask(node)
         assert await whole_text(generation) == TEXT
         assert generation.finish_info == FinishInfo("stop", 6)
-        assert node.primary.dispatcher.resumes == 1
+        assert node.primary.dispatcher.log.resumes == 1
 
 
 async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pace: Fifo) -> None:
@@ -146,7 +146,7 @@ async def test_everything_in_the_batch_goes_on_and_other_models_do_not_notice(pa
         assert node.models["b"].child.state is State.READY
         other.cancel()
         assert await whole_text(other) == ""
-        assert node.models["b"].dispatcher.resumes == 0
+        assert node.models["b"].dispatcher.log.resumes == 0
         # Both children take steps from the one pipe: only one is left to.
         node.models["b"].child.stop()
         await soon(node.models["b"].child.reached(State.STOPPED))
@@ -233,7 +233,7 @@ async def test_nobody_waits_longer_than_the_resume_timeout(hold: Fifo) -> None:
         assert node.primary.admission.running == 0
         hold.let(1)
         await ready(node)
-        assert node.primary.dispatcher.resumes == 0
+        assert node.primary.dispatcher.log.resumes == 0
 
 
 @pytest.mark.parametrize("tokens", [0, 2])
@@ -339,7 +339,7 @@ async def test_what_was_left_before_its_child_died_does_not_come_back(tmp_path: 
         await dead(node)
         assert await whole_text(generation) == ""
         await ready(node)
-        assert node.primary.dispatcher.resumes == 0
+        assert node.primary.dispatcher.log.resumes == 0
 
 
 # --- poison ---------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ async def test_as_many_crashes_as_the_policy_says_make_poison(max_crashes: int) 
         generation = await ask(node)
         with pytest.raises(PoisonedRequest, match=f"{max_crashes} processes died"):
             await whole_text(generation)
-        assert node.primary.dispatcher.resumes == max_crashes - 1
+        assert node.primary.dispatcher.log.resumes == max_crashes - 1
 
 
 async def test_while_a_suspect_runs_alone_others_wait_and_a_restart_finishes_them_all(
@@ -423,7 +423,7 @@ async def test_a_new_request_waits_for_a_model_that_loads(hold: Fifo) -> None:
         generation = await ask(node)
         hold.let(1)
         assert await whole_text(generation) == TEXT
-        assert node.primary.dispatcher.resumes == 0
+        assert node.primary.dispatcher.log.resumes == 0
 
 
 async def test_the_first_request_of_a_model_on_demand_is_answered() -> None:

@@ -313,12 +313,12 @@ def scores(*stretches: str, last: bool) -> list[PromptScores]:
 async def test_scores_of_a_prompt_are_taken_once_and_whole() -> None:
     heard = Heard()
     heard.deliver(STARTED, *scores("null", "-1.5", last=False))
-    assert heard.it.drain_output() is None
+    assert heard.it.output.drain() is None
     heard.deliver(*scores("", last=True), RowOutput(1, [5], "a"))
-    piece = heard.it.drain_output()
+    piece = heard.it.output.drain()
     assert piece == OutputDelta(["a"], [], scores=Scores([b"null,-1.5"] * 4, b""))
     heard.deliver(RowOutput(1, [6], "b"))
-    assert heard.it.drain_output() == OutputDelta(["b"], [])
+    assert heard.it.output.drain() == OutputDelta(["b"], [])
 
 
 async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> None:
@@ -327,7 +327,7 @@ async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> 
     heard.lose()
     heard.it.on_process_lost("it died")
     heard.deliver(STARTED, *scores("null", "-1.25,-2.5", "", last=True))
-    assert heard.it.drain_output() == OutputDelta(
+    assert heard.it.output.drain() == OutputDelta(
         [], [], scores=Scores([b"null,-1.25,-2.5"] * 4, b"")
     )
 
@@ -335,8 +335,8 @@ async def test_scores_that_a_crash_cut_short_are_those_of_the_next_process() -> 
 async def test_scores_that_are_whole_are_not_told_again_after_a_crash() -> None:
     heard = Heard()
     heard.deliver(STARTED, *scores("null", last=True))
-    assert heard.it.drain_output() is not None
+    assert heard.it.output.drain() is not None
     heard.lose()
     heard.it.on_process_lost("it died")
     heard.deliver(STARTED, *scores("null", last=True))
-    assert heard.it.drain_output() is None
+    assert heard.it.output.drain() is None

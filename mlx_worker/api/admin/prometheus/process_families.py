@@ -111,5 +111,5 @@ def recovery_families(context: AppContext) -> Iterator[Metric]:
         "crash_to_token_seconds",
         "Time from the end of a model's process to the next token of a generation it ran.",
         MODEL,
-        {(id_,): model.dispatcher.crash_to_token for id_, model in context.node.models.items()},
+        {(id_,): model.dispatcher.log.crash_to_token for id_, model in context.node.models.items()},
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

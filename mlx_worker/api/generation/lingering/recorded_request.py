@@ -145,11 +145,6 @@ class RecordedRequest:
         if self.recording.error is not None and not self.recording.is_stream:
             raise self.recording.error
 
-    @property
-    def is_streamed(self) -> bool:
-        """True if a client of the Responses dialect reads the response as events."""
-        return self.object is not None and self.object.is_streamed
-
     def snapshot(self) -> RequestRecord:
         """Return what is known of the request now, or at its end."""
         if self.record is not None:

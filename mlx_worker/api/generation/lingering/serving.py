@@ -65,7 +65,8 @@ async def _respond(
 ) -> web.StreamResponse:
     with recorded.client(request):
         await recorded.parsed()
-        if recorded.is_background and not recorded.is_streamed:
+        is_streamed = recorded.object is not None and recorded.object.is_streamed
+        if recorded.is_background and not is_streamed:
             return response_object(request, recorded, joined=joined)
         return await recorded.respond_to(request, joined=joined, select=select)
 

@@ -19,8 +19,8 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
+from mlx_worker.kv_disk.files.records import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -24,8 +24,8 @@ from mlx_worker.engine.kv.disk.missing import MissingRecords
 from mlx_worker.engine.kv.disk.record_copy import RecordCopy
 from mlx_worker.engine.kv.disk.turn_writer import TurnWriter
 from mlx_worker.engine.kv.prompt_cache import RetentionClass
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
-from mlx_worker.kv_disk.records import Address, Kind, Record
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.records import Address, Kind, Record
 from mlx_worker.logs import Entry
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.engine.kv.prompt_cache import CacheEntry
     from mlx_worker.engine.prefill import ChunkSizer
-    from mlx_worker.kv_disk.keys import Link
+    from mlx_worker.kv_disk.files.keys import Link
 
 log = logging.getLogger(__name__)
 

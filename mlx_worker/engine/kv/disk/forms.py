@@ -13,12 +13,12 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.engine.kv.disk.arrays import LayerArrays, UnfitKv, capture, dtype_of, kinds_of
-from mlx_worker.kv_disk.payload import Family
+from mlx_worker.kv_disk.files.payload import Family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, LayerBytes
+    from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, LayerBytes
 
 PROBE: Final = 16
 """Tokens that are given to the model: more than any state counts one by one."""

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_worker.engine.kv.disk.arrays import describe_layers
-from mlx_worker.kv_disk.keys import Identity
+from mlx_worker.kv_disk.files.keys import Identity
 from mlx_worker.system.cpu_features import vector_features
 
 if TYPE_CHECKING:

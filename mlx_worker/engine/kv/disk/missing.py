@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS, Link, next_key
-from mlx_worker.kv_disk.records import Address, Kind
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS, Link, next_key
+from mlx_worker.kv_disk.files.records import Address, Kind
 
 if TYPE_CHECKING:
     from mlx_worker.engine.kv.disk.tier import DiskTier

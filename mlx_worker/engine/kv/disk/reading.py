@@ -23,14 +23,14 @@ from mlx_worker.engine.kv.disk.arrays import UnfitKv
 from mlx_worker.engine.kv.disk.chain_read import ChainRead, FromDisk
 from mlx_worker.engine.kv.disk.forms import forms_of
 from mlx_worker.engine.kv.disk.given_up import GivenUpReads
-from mlx_worker.engine.kv.disk.reading_choice import ReadSpeed, prefill_seconds
-from mlx_worker.engine.kv.disk.reading_plan import addresses_of, find_plan, names_of
+from mlx_worker.engine.kv.disk.reading_choice import ReadingChoice
+from mlx_worker.engine.kv.disk.reading_plan import addresses_of, names_of
 from mlx_worker.engine.kv.disk.restoring import Restoration
 from mlx_worker.engine.kv.prefix import common_prefix
-from mlx_worker.engine.prefill import WORTH_WAITING, min_prefix_to_reuse
+from mlx_worker.engine.prefill import WORTH_WAITING
+from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.kv_disk.memory import read_bytes
 from mlx_worker.kv_disk.reader import DiskReader
-from mlx_worker.kv_disk.records import Kind
 from mlx_worker.logs import Entry
 from mlx_worker.wire.messages import PrefillProgress
 
@@ -82,13 +82,12 @@ class DiskReading:
         self._batch = batch
         self._cache = cache
         self._retention = retention
-        self._pace = pace
+        self._choice = ReadingChoice(tier, batch, cache, pace)
         self._is_cuttable = tier.kinds == {Kind.DELTA}
         self._monotonic = tier.monotonic
         self._reader = DiskReader(
             tier.store, read_bytes(tier.cache_bytes), monotonic=tier.monotonic
         )
-        self._speed = ReadSpeed()
         self._reads: list[ChainRead] = []
         self._in_line: dict[int, int] = {}
         """The bytes of KV for which a sequence waits, because other chains are being read."""
@@ -110,7 +109,9 @@ class DiskReading:
         if is_in_line or self._joins(sequence):
             return True
         tokens = sequence.prompt.tokens[:-1]  # the model must read the last one
-        plan = self._useful_plan(sequence, tokens, is_alone=is_alone)
+        plan = None
+        if self._is_usable and not self._given_up.hang:
+            plan = self._choice.plan(sequence, tokens, is_alone=is_alone)
         self._in_line.pop(sequence.id, None)
         if plan is None:
             sequence.asked_disk = True
@@ -210,43 +211,18 @@ class DiskReading:
                 return True
             shared = common_prefix(sequence.prompt.tokens[:-1], read.tokens)
             usable = shared if self._is_cuttable or shared == len(read.tokens) else 0
-            if usable >= WORTH_WAITING and usable - self._resident(sequence) >= WORTH_WAITING:
+            if (
+                usable >= WORTH_WAITING
+                and usable - self._choice.resident(sequence) >= WORTH_WAITING
+            ):
                 read.waiting.append(sequence)
                 return True
         return False
 
-    def _resident(self, sequence: Sequence) -> int:
-        """Return how many of the tokens are in memory, as `fetch` would find them."""
-        resident = self._cache.resident(sequence.prompt.tokens[:-1])
-        return resident if resident >= min_prefix_to_reuse(sequence.prompt.system_prefix) else 0
-
-    def _useful_plan(
-        self, sequence: Sequence, tokens: list[int], *, is_alone: bool
-    ) -> ReadPlan | None:
-        """Return what is worth reading for a sequence; None: its prompt is read."""
-        if not self._is_usable or self._given_up.hang:
-            return None
-        resident = self._resident(sequence)
-        if len(tokens) - resident < WORTH_WAITING:
-            return None
-        plan = find_plan(self._tier, tokens, resident, apart=is_alone)
-        if plan is None or plan.gain < WORTH_WAITING or plan.nbytes > self._room:
-            return None
-        return plan if self._speed.is_faster(plan.read_bytes, self._prefill(plan)) else None
-
-    @property
-    def _room(self) -> int:
-        """Return the bytes that all chains together may take which are being read."""
-        running: int = self._batch.prompt_cache_nbytes
-        return self._cache.facts.capacity - running
-
     def _has_place(self, nbytes: int) -> bool:
         """Return True if a chain of `nbytes` can be read beside those that are being read."""
-        has_room = self._cache.reserved + nbytes <= self._room
+        has_room = self._cache.reserved + nbytes <= self._choice.room
         return not self._reads or (len(self._reads) < READS and has_room)
-
-    def _prefill(self, plan: ReadPlan) -> float:
-        return prefill_seconds(plan.gain, self._pace.rate, plan.recorded)
 
     def _end_trial(self) -> None:
         """Use records again that were tried, once a step behind them went well."""
@@ -343,9 +319,9 @@ class DiskReading:
         self._retention.store_restored(first, read.tokens[:stop], read.restoration.cache)
         for sequence in read.waiting:
             sequence.from_disk = FromDisk(read.plan.start, stop, names_of(used))
-        self._speed.record(sum(record.nbytes for record in used), read.disk.seconds)
+        self._choice.speed.record(sum(record.nbytes for record in used), read.disk.seconds)
         tokens = stop - read.plan.resident
-        saved = self._prefill(read.plan) * tokens / read.plan.gain - read.disk.seconds
+        saved = self._choice.prefill(read.plan) * tokens / read.plan.gain - read.disk.seconds
         self._tier.record_hit(tokens, saved)
 
     def _drop(self, read: ChainRead) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mlx_worker.kv_disk.chains import find_chain
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
-from mlx_worker.kv_disk.records import Address, Kind
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.records import Address, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 if TYPE_CHECKING:
     from mlx_worker.engine.kv.disk.arrays import Captured
-    from mlx_worker.kv_disk.payload import Payload
+    from mlx_worker.kv_disk.files.payload import Payload
 
 
 class RecordCopy:

@@ -13,14 +13,14 @@ import mlx.core as mx
 
 from mlx_worker.engine.kv.disk.arrays import KINDS, UnfitKv, array_of, leaves_of
 from mlx_worker.engine.kv.disk.forms import TOKEN_AXIS
-from mlx_worker.kv_disk.payload import Family
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.payload import Family
+from mlx_worker.kv_disk.files.records import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_worker.engine.kv.disk.forms import LayerForm
-    from mlx_worker.kv_disk.payload import LayerBytes, Payload
+    from mlx_worker.kv_disk.files.payload import LayerBytes, Payload
 
 
 class Restoration:

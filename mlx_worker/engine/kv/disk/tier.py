@@ -24,14 +24,14 @@ from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
 from mlx_worker.kv_disk.writer import DiskWriter
 from mlx_worker.logs import Entry
-from mlx_worker.wire.messages import DiskState
+from mlx_worker.wire.prompt_cache import DiskState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlx_worker.engine.history.memory import SampledTurn
-    from mlx_worker.kv_disk.keys import Identity
-    from mlx_worker.kv_disk.records import Kind, Record
+    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.records import Kind, Record
     from mlx_worker.wire.messages import DiskCache
 
 log = logging.getLogger(__name__)

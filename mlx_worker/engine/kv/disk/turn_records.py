@@ -13,13 +13,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.engine.history.memory import DIGEST_BYTES, MAX_LEAD, SampledTurn, TurnPlace
-from mlx_worker.kv_disk.keys import KEY_BYTES
-from mlx_worker.kv_disk.payload import ArrayBytes, BadRecord, Dtype, Family, LayerBytes
-from mlx_worker.kv_disk.records import Address, Kind, Record
+from mlx_worker.kv_disk.files.keys import KEY_BYTES
+from mlx_worker.kv_disk.files.payload import ArrayBytes, BadRecord, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.records import Address, Kind, Record
 
 if TYPE_CHECKING:
-    from mlx_worker.kv_disk.keys import Identity
-    from mlx_worker.kv_disk.payload import Payload
+    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.payload import Payload
 
 MAX_TOKENS: Final = 1 << 20
 """Tokens of a turn that is written."""

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.engine.kv.disk.turn_records import address_of, record_of, turn_of
-from mlx_worker.kv_disk.payload import nbytes_of
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.payload import nbytes_of
+from mlx_worker.kv_disk.files.records import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.history.history import TurnHistory
     from mlx_worker.engine.history.memory import KnownTurns, SampledTurn
     from mlx_worker.engine.kv.disk.tier import DiskTier
-    from mlx_worker.kv_disk.keys import Identity
+    from mlx_worker.kv_disk.files.keys import Identity
     from mlx_worker.kv_disk.store import DiskStore
     from mlx_worker.wire.splice import Splice
 

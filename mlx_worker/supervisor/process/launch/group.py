@@ -22,7 +22,15 @@ from mlx_worker.supervisor.process.launch.keeper import SIGNALLED
 from mlx_worker.supervisor.process.launch.process import describe_exit
 from mlx_worker.supervisor.process.states import Event
 from mlx_worker.supervisor.process.status import RankStatus
-from mlx_worker.wire.messages import PROTOCOL, Gathering, Hello, Loaded, Ping, Pong
+from mlx_worker.wire.messages import (
+    PROTOCOL,
+    Gathering,
+    Hello,
+    Loaded,
+    Ping,
+    Pong,
+)
+from mlx_worker.wire.prompt_cache import CacheState
 from mlx_worker.wire.rank_place import RankPlace
 
 if TYPE_CHECKING:
@@ -68,6 +76,11 @@ class Follower:
         """End a keeper that does not end by itself."""
         self._is_killed |= self.process.returncode is None
         self.process.kill()
+
+    @property
+    def has_ended_itself(self) -> bool:
+        """True if the rank's process has an exit status of its own: no signal ended it."""
+        return 0 < (self.process.returncode or 0) < SIGNALLED
 
     @property
     def failure(self) -> str:
@@ -175,15 +188,28 @@ class RankGroup:
                     address = f"{LOOPBACK}:{report.port}"
                     follower.connection.send(self._load_of(follower.rank, address))
             case Pong():
-                self.ranks = tuple(self._statuses(report))
+                statuses = tuple(self._statuses(report))
+                if len(statuses) < self._ranks:
+                    return  # the memory of a rank is not known yet
+                self.ranks = statuses
                 resident = sum(rank.resident_bytes for rank in self.ranks)
                 device = sum(rank.device_bytes for rank in self.ranks)
                 whole = msgspec.structs.replace(
                     report, resident_bytes=resident, device_bytes=device
                 )
                 self._callbacks.on_report(whole)
+            case Loaded():
+                self._is_loaded = True
+                for follower in self._followers:
+                    follower.pong = None  # of a process that was loading
+                # Rank 0 knows of its own KV, and shares the memory of this host as in `_load_of`.
+                kv = report.kv.times(self._ranks)
+                self._callbacks.on_report(msgspec.structs.replace(report, kv=kv))
+            case CacheState():
+                nbytes, capacity = report.bytes * self._ranks, report.capacity * self._ranks
+                whole_cache = msgspec.structs.replace(report, bytes=nbytes, capacity=capacity)
+                self._callbacks.on_report(whole_cache)
             case _:
-                self._is_loaded |= isinstance(report, Loaded)
                 self._callbacks.on_report(report)
 
     def _statuses(self, of_leader: Pong) -> Iterator[RankStatus]:
@@ -230,6 +256,9 @@ class RankGroup:
         self._timer = self._loop.call_later(self._timings.ping, self._ping)
 
     def _on_follower_end(self, follower: Follower, event: Event, reason: str) -> None:
+        if event is Event.GARBAGE:  # no end of a process explains that
+            self._end(event, f"rank {follower.rank}: {reason}")
+            return
         task = self._loop.create_task(self._explain(follower, event, reason))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -239,7 +268,7 @@ class RankGroup:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(_ended(follower.process)), EXPLAINED_WITHIN)
             await follower.stderr_tail.complete(EXPLAINED_WITHIN)
-        self._end(event, follower.failure or f"rank {follower.rank}: {reason}")
+        self._end(event, self.failure or f"rank {follower.rank}: {reason}")
 
     def _end(self, event: Event, reason: str) -> None:
         """Report the end of the group, once."""
@@ -263,7 +292,10 @@ class RankGroup:
     @property
     def failure(self) -> str:
         """Return how a rank other than 0 ended, where one did by itself; else ""."""
-        return next((other.failure for other in self._followers if other.failure), "")
+        failed = [other for other in self._followers if other.failure]
+        # A rank whose neighbour is gone ends itself: it is the consequence, not the cause.
+        failed.sort(key=lambda other: other.has_ended_itself)
+        return failed[0].failure if failed else ""
 
     @property
     def stderr(self) -> asyncio.StreamReader:

@@ -21,8 +21,9 @@ from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.prompt import Prompt
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
-from mlx_worker.wire.messages import DiskCache, PrefillProgress, PromptWarmed, Started
+from mlx_worker.wire.messages import DiskCache, PrefillProgress, Started
 from mlx_worker.wire.output import Done, StepOutput
+from mlx_worker.wire.prompt_cache import PromptWarmed
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.synthetic_models import make
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mlx_worker.engine.kv.disk.reading import DiskReading
-    from mlx_worker.kv_disk.payload import Payload
-    from mlx_worker.kv_disk.records import Address
+    from mlx_worker.kv_disk.files.payload import Payload
+    from mlx_worker.kv_disk.files.records import Address
 
 SECONDS = 60.0
 """Until a test that hangs fails."""
@@ -157,7 +158,9 @@ class Process:
         self._ids = 0
         self._woken = threading.Event()
         if tier is not None:
-            self.reading._speed = ReadSpeed(float("inf"))  # the disk is faster than any model
+            self.reading._choice.speed = ReadSpeed(
+                float("inf")
+            )  # the disk is faster than any model
             self.reading.wake_by(self._woken.set)
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlx_worker.engine.kv.disk.restoring import Restoration
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.records import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlx_worker.engine.kv.disk.forms import LayerForm
-    from mlx_worker.kv_disk.payload import Payload
+    from mlx_worker.kv_disk.files.payload import Payload
 
 
 def restore(

@@ -30,9 +30,9 @@ from mlx_worker.engine.kv.disk.arrays import (
 )
 from mlx_worker.engine.kv.disk.forms import forms_of_cache
 from mlx_worker.engine.kv.disk.identity import identity_of
-from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.payload import ArrayBytes, Dtype, LayerBytes, Payload
-from mlx_worker.kv_disk.records import KV_KINDS, Address, Kind, Record
+from mlx_worker.kv_disk.files.keys import chain
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, LayerBytes, Payload
+from mlx_worker.kv_disk.files.records import KV_KINDS, Address, Kind, Record
 from tests.engine.kv.disk.restored import restore
 from tests.kv_disk.disk_harness import IDENTITY, Disk
 

@@ -13,9 +13,9 @@ from mlx_worker.engine.kv.disk.entry_writer import OFF_WAIT, REST_SECONDS
 from mlx_worker.engine.kv.disk.record_copy import RecordCopy
 from mlx_worker.engine.kv.disk.tier import DiskTier
 from mlx_worker.engine.kv.prompt_cache import RetentionClass
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
-from mlx_worker.kv_disk.payload import nbytes_of
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.payload import nbytes_of
+from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.wire.messages import DiskCache
 from tests.engine.kv.disk.tier_harness import GIB, VERSIONS, Seat, some_tokens
 

@@ -14,7 +14,7 @@ from mlx_worker.engine.history.memory import SampledTurn, TurnPlace
 from mlx_worker.engine.kv.disk.entry_writer import REST_SECONDS
 from mlx_worker.engine.kv.disk.turn_records import address_of, record_of, turn_of
 from mlx_worker.engine.kv.disk.turn_writer import load_turns
-from mlx_worker.kv_disk.payload import BadRecord, Family
+from mlx_worker.kv_disk.files.payload import BadRecord, Family
 from mlx_worker.wire.splice import packed
 from tests.agent_bench import Job, run
 from tests.agent_templates import FAMILIES, AgentFamily
@@ -26,7 +26,7 @@ from tests.rounds import SEED, rounds, variants
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.kv_disk.payload import Payload
+    from mlx_worker.kv_disk.files.payload import Payload
     from mlx_worker.wire.request import ChatRequest
 
 HERMES = next(family for family in FAMILIES if family.name == "hermes")

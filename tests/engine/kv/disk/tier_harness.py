@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mlx_worker.engine.kv.disk.entry_writer import EntryWriter
     from mlx_worker.engine.kv.prompt_cache import CacheEntry
     from mlx_worker.engine.speculation.ladder import Ladder
-    from mlx_worker.kv_disk.payload import Payload
-    from mlx_worker.kv_disk.records import Kind
+    from mlx_worker.kv_disk.files.payload import Payload
+    from mlx_worker.kv_disk.files.records import Kind
 
 PATIENCE = 60.0
 VERSIONS = {"mlx": "0.32.4", "mlx-lm": "0.32.2 (0)"}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.disk.reading_choice import ReadSpeed
 from mlx_worker.engine.kv.disk.tier import DiskTier
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS
-from mlx_worker.kv_disk.records import Kind
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
+from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.wire.messages import DiskCache
 from tests.agent_bench import CONTEXT, Bench
 from tests.engine.kv.disk.tier_harness import PATIENCE, VERSIONS, Clock
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.engine.prompt import Prompt
-    from mlx_worker.kv_disk.records import Address
+    from mlx_worker.kv_disk.files.records import Address
     from mlx_worker.wire.request import ChatRequest
     from tests.agent_templates import AgentFamily
 
@@ -64,7 +64,7 @@ class DiskBench(Bench):
             disk=tier,
         )
         assert self.engine.disk_reading is not None
-        self.engine.disk_reading._speed = ReadSpeed(float("inf"))  # faster than any model
+        self.engine.disk_reading._choice.speed = ReadSpeed(float("inf"))  # faster than any model
 
     def prompt(
         self, request: ChatRequest, given: Sequence[object] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,9 @@ from mlx_worker.supervisor.process.launch.group import RankGroup
 from mlx_worker.supervisor.process.lifecycle import Timings
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.states import Event
+from mlx_worker.wire.kv_cost import KvCost, KvGrowth
 from mlx_worker.wire.messages import Hello, Load, Loaded, Ping, Pong
+from mlx_worker.wire.prompt_cache import CacheState
 from tests.fake_worker import GATHERING_PORT
 from tests.supervisor_harness import DEADLINE, Fifo, alive, kill_worker, scripted, soon
 
@@ -60,6 +63,16 @@ class Ranks:
         await self.reports.next(Hello)
         self.group.load(LOAD)
         await self.reports.next(Loaded)
+
+    async def pong(self) -> Pong:
+        """Ping until there is a report of all ranks."""
+        assert self.launched is not None
+        while not all(follower.pong for follower in self.group._followers):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        self.launched.connection.send(Ping(1))
+        pong = await self.reports.next(Pong)
+        assert isinstance(pong, Pong)
+        return pong
 
     async def ended(self) -> int:
         code = await soon(self.group.wait())
@@ -138,6 +151,17 @@ async def test_end_of_a_rank_is_the_end_of_the_group(rank: int) -> None:
         assert await running.ended() == -signal.SIGKILL
 
 
+async def test_rank_that_was_killed_is_named_before_one_that_lost_its_neighbour() -> None:
+    async with ranks() as running:
+        await running.loaded()
+        kill_worker(running.pids[2])
+        await running.reports.next(tuple)
+        neighbour: Any = SimpleNamespace(returncode=74)
+        running.group._followers[0].process, kept = neighbour, running.group._followers[0].process
+        assert running.group.failure == "rank 2: killed by SIGKILL"
+        running.group._followers[0].process = kept
+
+
 async def test_garbage_of_a_rank_is_garbage_of_the_group() -> None:
     async with ranks() as running:
         await running.loaded()
@@ -165,13 +189,36 @@ async def test_end_of_rank_0_ends_the_others() -> None:
 
 async def test_pong_has_the_memory_of_all_ranks() -> None:
     async with ranks(launcher=scripted("--resident", "1000")) as running:
-        assert running.launched is not None
         await running.loaded()
-        while len(running.group.ranks) < 3:
-            running.launched.connection.send(Ping(1))
-            pong = await running.reports.next(Pong)
+        pong = await running.pong()
         assert pong.resident_bytes == 3000
         assert [status.pid for status in running.group.ranks] == running.pids
+
+
+async def test_first_pong_comes_once_every_rank_has_told_its_memory_loaded() -> None:
+    async with ranks(launcher=scripted("--resident", "1000")) as running:
+        assert running.launched is not None
+        await running.loaded()
+        await running.pong()
+        leader = running.launched.connection.callbacks.on_report
+        leader(Loaded(None, 9))
+        leader(Pong(1, 0, 0, 0, 1000, 0))
+        await running.reports.next(Loaded)
+        assert running.reports.queue.empty()
+        assert (await running.pong()).resident_bytes == 3000
+
+
+async def test_kv_is_reported_of_all_ranks_together() -> None:
+    async with ranks() as running:
+        assert running.launched is not None
+        await running.loaded()
+        report = running.launched.connection.callbacks.on_report
+        report(Loaded(None, 9, kv=KvCost(5, [KvGrowth(7), KvGrowth(2, 64)])))
+        report(CacheState(1, "", 0, 1, 0, bytes=20, capacity=30))
+        loaded = await running.reports.next(Loaded)
+        assert loaded.kv == KvCost(15, [KvGrowth(21), KvGrowth(6, 64)])
+        cache = await running.reports.next(CacheState)
+        assert (cache.bytes, cache.capacity) == (60, 90)
 
 
 async def test_failed_start_of_a_rank_leaves_no_process() -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.kv_disk.index import Entry, SegmentState, in_pieces
-from mlx_worker.kv_disk.keys import IDENTITY_BYTES, KEY_BYTES
-from mlx_worker.kv_disk.payload import BadRecord
-from mlx_worker.kv_disk.records import (
+from mlx_worker.kv_disk.files.index import Entry, SegmentState, in_pieces
+from mlx_worker.kv_disk.files.keys import IDENTITY_BYTES, KEY_BYTES
+from mlx_worker.kv_disk.files.payload import BadRecord
+from mlx_worker.kv_disk.files.records import (
     HEADER_BYTES,
     MAX_RECORD,
     MAX_TOKEN,
@@ -24,7 +24,7 @@ from mlx_worker.kv_disk.records import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.kv_disk.index import Index
+    from mlx_worker.kv_disk.files.index import Index
 
 MAX_SAVED: Final = 256 << 20
 """Bytes: no saved index is larger."""

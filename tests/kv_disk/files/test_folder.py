@@ -11,7 +11,7 @@ import pytest
 
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import Account
-from mlx_worker.kv_disk.folder import FORMAT_NAME, lock, open_folder, open_root
+from mlx_worker.kv_disk.files.folder import FORMAT_NAME, lock, open_folder, open_root
 from mlx_worker.kv_disk.reports import Outcome
 from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, is_right, single
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_worker.kv_disk.payload import (
+from mlx_worker.kv_disk.files.payload import (
     MAX_LAYERS,
     ArrayBytes,
     BadRecord,
@@ -20,7 +20,7 @@ from mlx_worker.kv_disk.payload import (
     attach,
     serialize,
 )
-from mlx_worker.kv_disk.records import (
+from mlx_worker.kv_disk.files.records import (
     FORMAT,
     HEADER_BYTES,
     MARK_OFFSET,

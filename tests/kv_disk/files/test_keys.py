@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.kv_disk.keys import CHUNK_TOKENS, Identity, chain
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS, Identity, chain
 from tests.kv_disk.disk_harness import IDENTITY
 
 prompts = st.lists(st.integers(0, 3), max_size=3 * CHUNK_TOKENS)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import xxhash
 
-from mlx_worker.kv_disk.keys import IDENTITY_BYTES, KEY_BYTES
-from mlx_worker.kv_disk.payload import (
+from mlx_worker.kv_disk.files.keys import IDENTITY_BYTES, KEY_BYTES
+from mlx_worker.kv_disk.files.payload import (
     MAX_DATA,
     MAX_DESCRIPTION,
     BadRecord,

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from mlx_worker.kv_disk.index import HALF_LIFE, Index, new_entry
-from mlx_worker.kv_disk.keys import chain
-from mlx_worker.kv_disk.records import Mark
+from mlx_worker.kv_disk.files.index import HALF_LIFE, Index, new_entry
+from mlx_worker.kv_disk.files.keys import chain
+from mlx_worker.kv_disk.files.records import Mark
 from tests.kv_disk.disk_harness import IDENTITY, record_of
 
 

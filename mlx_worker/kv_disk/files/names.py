@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.errors import StorageError
-from mlx_worker.kv_disk.folder import open_file, open_folder, open_root
+from mlx_worker.kv_disk.files.folder import open_file, open_folder, open_root
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from mlx_worker.kv_disk.records import Address, Kind, Mark
+from mlx_worker.kv_disk.files.records import Address, Kind, Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mlx_worker.kv_disk.records import Header, Record
+    from mlx_worker.kv_disk.files.records import Header, Record
 
 T = TypeVar("T")
 

@@ -13,9 +13,9 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.kv_disk.folder import open_file
-from mlx_worker.kv_disk.payload import BadRecord, Payload
-from mlx_worker.kv_disk.records import (
+from mlx_worker.kv_disk.files.folder import open_file
+from mlx_worker.kv_disk.files.payload import BadRecord, Payload
+from mlx_worker.kv_disk.files.records import (
     HEADER_BYTES,
     MARK_OFFSET,
     Encoded,
@@ -28,7 +28,7 @@ from mlx_worker.kv_disk.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlx_worker.kv_disk.index import Entry
+    from mlx_worker.kv_disk.files.index import Entry
 
     WriteAt = Callable[[int, list[memoryview], int], int]
     """As `os.pwritev`."""
