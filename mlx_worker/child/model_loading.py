@@ -72,11 +72,7 @@ def load_model(
             keep_part=None if ranks is None else ranks.keep_part,
         )
         # Before other threads compute: what is measured here decides whether rows draft.
-        ladder = (
-            ladder_of(model, load.max_concurrency, load.speculation)
-            if ranks is None
-            else Ladder({}, "several processes compute the model")
-        )
+        ladder = _ladder(load, model, ranks)
         draft = _load_draft(load, (model, tokenizer), ladder)
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
@@ -121,6 +117,13 @@ def load_model(
     further = ranks.weight_bytes if ranks is not None else draft.weight_bytes
     send([_loaded(context, model, further, engine, kv, weights, draft)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
+
+
+def _ladder(load: Load, model: Any, ranks: OtherRanks | None) -> Ladder:
+    """Return the measured passes of a model, or why it drafts nothing."""
+    if ranks is not None:
+        return Ladder({}, "several processes compute the model")
+    return ladder_of(model, load.max_concurrency, load.speculation)
 
 
 def _load_draft(load: Load, loaded: tuple[Any, Any], ladder: Ladder) -> LoadedDraft:
