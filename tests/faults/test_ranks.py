@@ -1,7 +1,7 @@
 """A model over two and three processes in a whole node, and the end of each process.
 
 The same folder is served by one process too, whose answers are expected. What each fault took is
-printed (`-s`): until the node noticed, and until the first client had more of its answer.
+printed (`-s`): until the node noticed, and the longest pause of the first client's stream.
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ class Strike:
         eventually(lambda: all(map(has_ended, ended)))
         entered = (entry["enteredAt"].get(state, 0) / 1000 for state in ("killing", "backoff"))
         noticed = min(at for at in entered if at >= self._struck - 0.01) - self._struck
-        after = (at for at in watched.times if at > self._struck + noticed)
-        pause = next(after, self._struck) - self._struck
+        gaps = (end - begin for begin, end in itertools.pairwise(watched.times))
+        pause = max(gaps)
         took = f"noticed after {noticed:.3f} s, a pause of {pause:.1f} s"
         print(f"{self._blow} while {phase}: {took}")  # noqa: T201
 
