@@ -245,7 +245,7 @@ class ModelRuntime:
         if self.child.serving:
             id_ = next(self._ids)
             call = UnaryCall(self.dispatcher.suspect)  # whose answer says nothing
-            # Each process of the model frees as much as the process that is told.
+            # Every process of the model frees as much as rank 0 does.
             self.child.open(id_, call, TrimCache(id_, -(-nbytes // self.config.ranks)))
 
     # --- the host of the child ---

@@ -1,7 +1,7 @@
 """A model over two and three processes in a whole node, and the end of each process.
 
 The same folder is served by one process too, whose answers are expected. What each fault took is
-printed (`-s`): until the node noticed, and until the first client had more of its answer.
+printed (`-s`): until the node noticed, and the longest pause of the first client's stream.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ BODIES: Final[list[dict[str, Any]]] = [
         "messages": [{"role": "user", "content": " ".join(WORDS * 4)}],
         "temperature": 0.8,
         "seed": 5,
+        "logprobs": True,
     },
     {
         "messages": [{"role": "user", "content": "Tell me of rivers"}],
@@ -66,14 +67,14 @@ BODIES: Final[list[dict[str, Any]]] = [
         },
     },
 ]
-"""Three streams at a time; the first is watched."""
+"""Three streams at a time; the first is watched, with an entry of log-probabilities a token."""
 
 TOKENS: Final = 120
 LONG: Final = " ".join(WORDS * 40)
 """A prompt that is read in several chunks."""
 
-SOME_EVENT: Final = 10
-"""Events of a stream that have been read by then."""
+A_FEW: Final = 10
+"""Tokens of a stream that have been read by then."""
 
 KILLS: Final = 20
 GARBAGE: Final = b"\xff" * 64
@@ -112,22 +113,21 @@ def expected(node: RunningNode) -> list[str]:
 # --- streams ---
 
 
-def nothing(_events: int) -> None:
-    """Leave the node alone."""
-
-
 @dataclass
 class Watched:
-    """The stream that is watched: `on_event` is told how many events have come, 0 at its headers.
+    """The stream that is watched: `on_tokens` is told how many tokens have come, 0 at its headers.
 
     `times` are those of the events.
     """
 
-    on_event: Callable[[int], None] = nothing
+    on_tokens: Callable[[int], None]
+    tokens: int = 0
     times: tuple[float, ...] = ()
 
-    def see(self) -> None:
-        self.on_event(len(self.times))
+    def see(self, choices: list[dict[str, Any]]) -> None:
+        for choice in choices:
+            self.tokens += len((choice.get("logprobs") or {"content": []})["content"])
+        self.on_tokens(self.tokens)
         self.times += (time.time(),)
 
 
@@ -141,10 +141,10 @@ async def streamed(
     async with session.post(f"{url}/v1/chat/completions", json=body) as response:
         assert response.status == 200, await response.text()
         if watched is not None:
-            watched.see()
+            watched.see([])
         async for event in chat_events_from(response.content):
             if watched is not None:
-                watched.see()
+                watched.see(event["choices"])
             text += chat_text(event)
             for choice in event["choices"]:
                 finish = choice["finish_reason"] or finish
@@ -219,7 +219,7 @@ PARTS: Final = [
 
 
 class Strike:
-    """A blow to one process of a model, once the watched stream has come to an event."""
+    """A blow to one process of a model, once the watched stream has come to a token."""
 
     def __init__(self, node: RunningNode, blow: Blow, at: int) -> None:
         model = blow.part.model
@@ -231,12 +231,17 @@ class Strike:
         self._restarts = node.model(model)["restarts"]
         self._processes = parts_of(node, model)
         self._at = at
+        self._has_begun = False
         self._struck = 0.0
         self._lines = len(node.log)
 
-    def __call__(self, events: int) -> None:
-        if events == self._at:
-            self._strike()
+    def __call__(self, tokens: int) -> None:
+        if tokens >= self._at and not self._has_begun:
+            self._has_begun = True
+            self._begin()
+
+    def _begin(self) -> None:
+        self._strike()
 
     def _strike(self) -> None:
         self._struck = time.time()
@@ -244,6 +249,7 @@ class Strike:
 
     def check(self, watched: Watched, phase: str, restarts: int = 1) -> None:
         """There was a restart for the blow, and no process from before is left."""
+        assert self._struck
         # A keeper that is stopped holds up nothing: the streams may end before it is missed.
         expected = self._restarts + restarts
         eventually(lambda: self._node.model(self._model)["restarts"] >= expected)
@@ -253,8 +259,8 @@ class Strike:
         eventually(lambda: all(map(has_ended, ended)))
         entered = (entry["enteredAt"].get(state, 0) / 1000 for state in ("killing", "backoff"))
         noticed = min(at for at in entered if at >= self._struck - 0.01) - self._struck
-        after = (at for at in watched.times if at > self._struck + noticed)
-        pause = next(after, self._struck) - self._struck
+        gaps = (end - begin for begin, end in itertools.pairwise(watched.times))
+        pause = max(gaps)
         took = f"noticed after {noticed:.3f} s, a pause of {pause:.1f} s"
         print(f"{self._blow} while {phase}: {took}")  # noqa: T201
 
@@ -267,9 +273,8 @@ class Strike:
 class StrikeAtLoad(Strike):
     """A blow to a process that loads: that of rank 0 before has its streams wait for the load."""
 
-    def __call__(self, events: int) -> None:
-        if events == self._at:
-            os.kill(self._processes["rank 0"].pid, signal.SIGKILL)
+    def _begin(self) -> None:
+        os.kill(self._processes["rank 0"].pid, signal.SIGKILL)
 
     async def follow(self) -> None:
         """Wait for the next processes of the model, and strike."""
@@ -304,7 +309,7 @@ BLOWS: Final = [Blow(part, deal) for part in PARTS for deal in (kill, stop)]
 def test_end_or_stop_of_any_process_while_decoding_is_a_pause(
     node: RunningNode, expected: list[str], blow: Blow
 ) -> None:
-    strike = Strike(node, blow, SOME_EVENT)
+    strike = Strike(node, blow, A_FEW)
     watched = Watched(strike)
     assert asyncio.run(streams(node, blow.part.model, BODIES, watched)) == expected
     strike.check(watched, "decoding")
@@ -333,7 +338,7 @@ def test_end_or_stop_of_any_process_while_a_prompt_is_read_is_a_pause(
 def test_end_or_stop_of_any_process_while_loading_is_a_pause(
     node: RunningNode, expected: list[str], blow: Blow
 ) -> None:
-    strike = StrikeAtLoad(node, blow, SOME_EVENT)
+    strike = StrikeAtLoad(node, blow, A_FEW)
     watched = Watched(strike)
 
     async def both() -> list[str]:
@@ -350,7 +355,7 @@ def test_end_or_stop_of_any_process_while_loading_is_a_pause(
 @pytest.mark.full
 @pytest.mark.parametrize("part", [part for part in PARTS if "keeper" in part.name], ids=str)
 def test_garbage_of_a_rank_is_a_pause(node: RunningNode, expected: list[str], part: Part) -> None:
-    strike = Strike(node, Blow(part, garble), SOME_EVENT)
+    strike = Strike(node, Blow(part, garble), A_FEW)
     watched = Watched(strike)
     assert asyncio.run(streams(node, part.model, BODIES, watched)) == expected
     strike.check(watched, "decoding")
@@ -368,7 +373,7 @@ def test_kill_at_any_token_loses_and_repeats_none(
     strike = Strike(node, Blow(Part("two", name), kill), at)
     watched = Watched(strike)
     assert asyncio.run(streams(node, "two", BODIES, watched)) == expected
-    strike.check(watched, f"at event {at}")
+    strike.check(watched, f"token {at} comes")
 
 
 @pytest.mark.full

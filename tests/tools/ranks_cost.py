@@ -1,6 +1,6 @@
 """What several processes of one model cost and give: throughput, and what a step has besides.
 
-For contributors: `python -m tests.tools.ranks_cost throughput [--rounds 3] [--models FOLDER]`,
+For contributors: `python -m tests.tools.ranks_cost throughput [--rounds 3] [--model FOLDER]`,
 `python -m tests.tools.ranks_cost step` and `python -m tests.tools.ranks_cost idle [--seconds 20]`
 on a machine that does nothing else.
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 STREAMS: Final = (1, 8, 32)
-REQUESTS: Final = 2
+REQUESTS: Final = 1
 MODEL: Final = Spec(hidden=256, layers=8, heads=8, intermediate=512, seed=1, padding=8000)
 """A model whose step is some milliseconds, of a family that is split both ways."""
 
@@ -89,7 +89,7 @@ def launched(folder: Path, split: str) -> AbstractContextManager[Server]:
     return started(command, port, ("default_model",), lambda pid: {"server": family(pid)})
 
 
-def throughput(folder: Path, rounds: int) -> None:
+def throughput(folder: Path, rounds: int, tokens: int) -> None:
     targets: dict[str, Callable[[], AbstractContextManager[Server]]] = {
         name: lambda section=section: node(folder, section)  # type: ignore[misc]
         for name, section in SECTIONS.items()
@@ -103,12 +103,15 @@ def throughput(folder: Path, rounds: int) -> None:
                 with target() as server:
                     server.measure(WARM_UP, "warm")
                     for streams in STREAMS:
-                        scenario = Streams(streams=streams, requests=REQUESTS)
+                        lengths = (tokens, tokens)
+                        scenario = Streams(streams=streams, requests=REQUESTS, tokens=lengths)
                         sample = server.measure(scenario, f"{number}")
                         failed = "; ".join(sorted(set(sample.complaints)))
-                        found[name][streams].append(failed or sample.figures["throughput"])
+                        figure = failed or sample.figures["throughput"]
+                        found[name][streams].append(figure)
+                        click.echo(f"{name}, {streams} streams: {shown([figure])}", err=True)
             except BenchmarkError as error:
-                click.echo(f"{name}: {error}")
+                click.echo(f"{name}: {error}", err=True)
     click.echo("| tokens/s | " + " | ".join(f"{streams} streams" for streams in STREAMS) + " |")
     click.echo("|---|" + "---:|" * len(STREAMS))
     for name, figures in found.items():
@@ -207,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What several processes of one model cost.")
     parser.add_argument("what", choices=["throughput", "step", "idle", "ring"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--model", type=Path, help="another model's folder")
     parser.add_argument("--rank", type=int, default=0)
@@ -224,7 +228,7 @@ def main() -> None:
         if given.what == "step":
             step(folder)
         else:
-            throughput(folder, given.rounds)
+            throughput(folder, given.rounds, given.tokens)
 
 
 if __name__ == "__main__":
