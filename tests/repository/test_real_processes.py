@@ -36,6 +36,7 @@ NODES: Final = {
     "processes.py",
     "test_public_names.py",
     "tools/page_cost.py",
+    "tools/ranks_cost.py",
 }
 """What starts whole nodes (`tests.processes.running_node`): folders and files of tests/."""
 
