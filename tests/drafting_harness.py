@@ -23,6 +23,7 @@ from mlx_worker.wire.output import Done, RowOutput, StepOutput
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mlx_worker.engine.speculation.draft_model import DraftModel
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -30,6 +31,8 @@ FREE: Final = Ladder(
     {(rows, width): 1.0 for rows in ROWS for width in WIDTHS}, clock=itertools.count().__next__
 )
 """A ladder by which every draft pays, and a clock by which every step takes a second."""
+CHEAP: Final = Ladder(dict.fromkeys(FREE.seconds, 0.02))
+"""The ladder of a draft model beside that."""
 CONTEXT: Final = 4096
 
 
@@ -127,9 +130,16 @@ def begin(loaded: tuple[Any, Any], rows: Sequence[Row], ladder: Ladder | None = 
     return begin_in(new_engine(loaded, ladder), rows)
 
 
-def new_engine(loaded: tuple[Any, Any], ladder: Ladder | None, slots: int = 8) -> Engine:
+def new_engine(
+    loaded: tuple[Any, Any],
+    ladder: Ladder | None,
+    slots: int = 8,
+    draft_model: DraftModel | None = None,
+) -> Engine:
     """Return an engine that has seen nothing yet."""
-    settings: dict[str, Any] = {} if ladder is None else {"ladder": ladder}
+    settings: dict[str, Any] = (
+        {} if ladder is None else {"ladder": ladder, "draft_model": draft_model}
+    )
     return Engine(*loaded, context_length=CONTEXT, max_concurrency=slots, **settings)
 
 

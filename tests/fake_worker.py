@@ -323,6 +323,8 @@ class FakeWorker:
             prepared=min(seq, self._flags.prepare),
             drafted_tokens=self._drafted,
             accepted_tokens=self._drafted,
+            model_drafted_tokens=self._drafted // 2,
+            model_accepted_tokens=self._drafted // 4,
         )
 
     async def run(self) -> NoReturn:
@@ -378,6 +380,7 @@ class FakeWorker:
                     weights=self._flags.weights,
                     no_speculation=NOT_DRAFTED if load.speculation == "off" else "",
                     pass_costs=PASS_COSTS,
+                    draft_costs=PASS_COSTS[:1] if load.draft else [],
                 ),
             ]
         )

@@ -92,7 +92,13 @@ def run(options: BenchOptions) -> None:
 def _targets(options: BenchOptions) -> list[Target]:
     """Return what is measured; the node is first, because the others are compared with it."""
     if options.url is None:
-        nodes = [StartedNode(), StartedNode(spares=1), StartedNode(has_disk=True)]
+        nodes = [
+            StartedNode(),
+            StartedNode(spares=1),
+            StartedNode(has_disk=True),
+            StartedNode(speculation="on"),
+            StartedNode(speculation="off"),
+        ]
         return [*nodes, *map(_peer, options.peers), Baseline()]
     if options.model is None and options.peers:
         raise BenchmarkError("--url with --peer needs --model: the folder of what the node serves")

@@ -67,15 +67,19 @@ class _Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """One chat completion: greedy, `max_tokens` long unless the model ends the answer before.
+    """One chat completion, `max_tokens` long unless the model ends the answer before.
 
-    `session` is the name of the conversation, "" for none.
+    `session` is the name of the conversation, "" for none. `prediction` is a text that the answer
+    may repeat, "" for none. With a temperature above 0 the answer is sampled, by the seed.
     """
 
     messages: Sequence[dict[str, Any]]
     max_tokens: int
     stream: bool = True
     session: str = ""
+    prediction: str = ""
+    temperature: float = 0
+    seed: int = 0
 
 
 class RunningRequest:
@@ -115,9 +119,13 @@ class LoadClient:
             "model": model or self._model,
             "messages": ask.messages,
             "max_tokens": ask.max_tokens,
-            "temperature": 0,
+            "temperature": ask.temperature,
             "stream": ask.stream,
         }
+        if ask.temperature:
+            body["seed"] = ask.seed
+        if ask.prediction:
+            body["prediction"] = {"type": "content", "content": ask.prediction}
         if ask.stream:
             body["stream_options"] = {"include_usage": True}
         request = self._request(

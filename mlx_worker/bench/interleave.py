@@ -49,7 +49,7 @@ class Plan:
 def measured(plan: Plan) -> Iterator[Measurement]:
     """Yield every sample as it comes. Raises BenchmarkError if a target cannot be started."""
     ordered = sorted(plan.scenarios.items(), key=_setting)
-    for (fresh, synthetic, models), scenarios in groupby(ordered, key=_setting):
+    for (fresh, synthetic, models, _), scenarios in groupby(ordered, key=_setting):
         folders = [plan.model(synthetic)] * models
         if fresh:
             yield from _fresh(plan, folders, dict(scenarios))
@@ -57,10 +57,13 @@ def measured(plan: Plan) -> Iterator[Measurement]:
             yield from _standing(plan, folders, dict(scenarios))
 
 
-def _setting(item: tuple[str, AnyScenario]) -> tuple[bool, str, int]:
-    """Return what a scenario needs to be running."""
+def _setting(item: tuple[str, AnyScenario]) -> tuple[bool, str, int, bool]:
+    """Return what a scenario needs to be running.
+
+    Nodes that only measurements of drafts need do not stand beside others.
+    """
     _, scenario = item
-    return scenario.fresh, scenario.synthetic, scenario.models
+    return scenario.fresh, scenario.synthetic, scenario.models, "drafts" in scenario.kinds
 
 
 def _standing(

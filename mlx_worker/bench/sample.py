@@ -35,6 +35,8 @@ class Figure:
 FIGURES: dict[str, Figure] = {
     "tokens": Figure("answers together", "tokens", 0),
     "throughput": Figure("throughput", "tokens/s", 0),
+    "throughput_1": Figure("throughput, 1 row", "tokens/s", 0),
+    "throughput_4": Figure("throughput, 4 rows", "tokens/s", 0),
     "throughput_one": Figure("the same load on one model", "tokens/s", 0),
     "ttft_p50": Figure("time to first token, p50", "ms"),
     "ttft_p99": Figure("time to first token, p99", "ms"),

@@ -16,6 +16,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
 from mlx_worker.engine.loading import read_model, weight_bytes, weight_type
+from mlx_worker.engine.speculation.draft_loading import LoadedDraft, joined, load_draft
 from mlx_worker.engine.speculation.ladder import Ladder, ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
@@ -71,11 +72,8 @@ def load_model(
             keep_part=None if ranks is None else ranks.keep_part,
         )
         # Before other threads compute: what is measured here decides whether rows draft.
-        ladder = (
-            ladder_of(model, load.max_concurrency, load.speculation)
-            if ranks is None
-            else Ladder({}, "several processes compute the model")
-        )
+        ladder = _ladder(load, model, ranks)
+        draft = _load_draft(load, (model, tokenizer), ladder)
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
         texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
@@ -87,6 +85,7 @@ def load_model(
             ranks.wait_until_loaded(send)
             weights = ranks.identity_with(weights)
         kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
+        kv = joined(kv, draft.kv)
         disk = opening.wait() if opening else None
         engine = Engine(
             model,
@@ -100,6 +99,7 @@ def load_model(
             remember_turns=load.remember_turns,
             on_encoded=on_encoded,
             ladder=ladder,
+            draft_model=draft.model,
             disk=disk,
             cache_observer=_block_reporter(load, send),
             ranks=None if ranks is None else ranks.log,
@@ -114,28 +114,49 @@ def load_model(
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()
-    send([_loaded(context, model, engine, kv, weights, ranks)])
+    further = ranks.weight_bytes if ranks is not None else draft.weight_bytes
+    send([_loaded(context, model, further, engine, kv, weights, draft)])
     return LoadedModel(engine, tokenizer, constraints, offers, disk)
+
+
+def _ladder(load: Load, model: Any, ranks: OtherRanks | None) -> Ladder:
+    """Return the measured passes of a model, or why it drafts nothing."""
+    if ranks is not None:
+        return Ladder({}, "several processes compute the model")
+    return ladder_of(model, load.max_concurrency, load.speculation)
+
+
+def _load_draft(load: Load, loaded: tuple[Any, Any], ladder: Ladder) -> LoadedDraft:
+    """Load the configured draft model, if there is one."""
+    if not load.draft:
+        return LoadedDraft()
+    return load_draft(Path(load.draft), loaded, ladder, load.max_concurrency, load.dtype)
 
 
 def _loaded(
     context: int | None,
     model: Any,
+    further: int,
     engine: Engine,
     kv: KvCost,
     weights: str,
-    ranks: OtherRanks | None,
+    draft: LoadedDraft,
 ) -> Loaded:
-    """Return what the front is told of a model that was loaded."""
+    """Return what the front is told of a model that was loaded.
+
+    `further` are bytes of weights outside the model: those of other ranks, or of the draft model.
+    """
     return Loaded(
         context,
-        weight_bytes(model) + (ranks.weight_bytes if ranks is not None else 0),
+        weight_bytes(model) + further,
         engine.unbatched,
         kv,
         weights,
         dtype=weight_type(model),
         no_speculation=engine.speculation.off,
         pass_costs=engine.speculation.pass_costs,
+        no_draft_model=draft.because,
+        draft_costs=draft.ladder.pass_costs if draft.ladder else [],
     )
 
 

@@ -82,13 +82,14 @@ Answer = TokenizeResult | DetokenizeResult
 
 @dataclass(frozen=True, slots=True)
 class PreparationContext:
-    """Hold what one model's requests are prepared with."""
+    """Hold what one model's requests are prepared with; `drafts`: rows of the model may draft."""
 
     tokenizer: Any
     constraints: ConstraintCompiler
     bound: TextBound
     offers: ToolOffers
     history: TurnHistory
+    drafts: bool
 
 
 class Preparation:
@@ -135,6 +136,8 @@ class Preparation:
     def short_turn(self, tools: PreparationContext) -> None:
         """Prepare the next piece of short work; pass long work on."""
         key, work = self._short.get()
+        if not tools.drafts:
+            work = _without_prediction(work)
         if is_long(work):
             self._long.put(key, work)
         else:
@@ -248,6 +251,14 @@ def is_long(work: Work) -> bool:
             return len(work.system_prompt) > SHORT
         case Tokenize() | Generate():
             return _is_long_request(work.request)
+
+
+def _without_prediction(work: Work) -> Work:
+    """Return work without a text that only drafts need."""
+    if not isinstance(work, Generate) or not work.request.prediction:
+        return work
+    request = msgspec.structs.replace(work.request, prediction="")
+    return msgspec.structs.replace(work, request=request)
 
 
 def _is_long_request(request: ChatRequest) -> bool:

@@ -163,6 +163,8 @@ class EngineWorker:
             slow_work=self._work.slow_counts | self._preparation_work.slow_counts,
             drafted_tokens=engine.speculation.drafted if engine else 0,
             accepted_tokens=engine.speculation.accepted if engine else 0,
+            model_drafted_tokens=engine.speculation.model_drafted if engine else 0,
+            model_accepted_tokens=engine.speculation.model_accepted if engine else 0,
         )
 
     # --- the threads that prepare ---
@@ -209,7 +211,12 @@ class EngineWorker:
         bound = TextBound(loaded.tokenizer, engine.context_length)
         self._preparation.start(
             PreparationContext(
-                loaded.tokenizer, loaded.constraints, bound, loaded.offers, engine.history
+                loaded.tokenizer,
+                loaded.constraints,
+                bound,
+                loaded.offers,
+                engine.history,
+                drafts=not engine.speculation.off,
             )
         )
         try:

@@ -132,7 +132,9 @@ def reload(*, as_json: bool, node: NodeClient) -> None:
         if names:
             click.echo(f"{what.replace('_', ' ')}: {', '.join(names)}")
     if not any(changes.values()):
-        click.echo("nothing has changed")
+        click.echo(
+            "no model has changed; API keys, trusted addresses and certificate were read again"
+        )
 
 
 # --- requests ---------------------------------------------------------------------------

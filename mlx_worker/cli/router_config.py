@@ -1,8 +1,9 @@
 """The list of nodes as configuration of a router or proxy in front of them.
 
-Every format says three things: which nodes there are, that `/v1/cluster/health` tells which of them
-can serve, and that one session stays at one node, where its prompts are in the cache. A router
-without a file of settings gets the command that starts the router. [front]
+Every format says three things: which nodes there are, that their health tells which of them can
+serve, and that one session stays at one node, where its prompts are in the cache. HAProxy asks
+`/health/ready`, which needs no key: clients' own keys pass through HAProxy. A router without a file
+of settings gets the command that starts the router. [front]
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ backend mlx_worker
 {sessions}
     balance hash var(txn.session)
     hash-type consistent
-    option httpchk GET /v1/cluster/health
+    option httpchk GET /health/ready
     http-check expect status 200
     option redispatch 1
     retries {2 * len(nodes)}

@@ -165,5 +165,6 @@ def model_with_absolute_paths(model: ModelConfig, anchor: Anchor) -> ModelConfig
     return msgspec.structs.replace(
         with_absolute_paths(model, anchor),
         path=anchor.text("path", model.path),
+        draft=anchor.text("draft", model.draft) if model.draft else None,
         warm=tuple(anchor.path(f"warm[{k}]", path) for k, path in enumerate(model.warm)),
     )

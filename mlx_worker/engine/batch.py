@@ -79,6 +79,14 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         """True if the next step computes tokens, and reads those of the step before."""
         return len(self._generation_batch) > 0
 
+    @property
+    def prompt_cache_nbytes(self) -> int:
+        """Return the bytes of the KV of all rows, that of the draft model included."""
+        speculation = self._generation_batch.speculation
+        model = None if speculation is None else speculation.draft_model
+        nbytes: int = super().prompt_cache_nbytes
+        return nbytes + (0 if model is None else model.nbytes)
+
     def retract(self, uid: int, count: int) -> None:
         """Take the last tokens of a decoding row back, before the row leaves."""
         self._generation_batch.retract(uid, count)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.kv.disk.tier import DiskTier
     from mlx_worker.engine.kv.prompt_cache import CacheObserver
     from mlx_worker.engine.ranks.leading import OperationLog
+    from mlx_worker.engine.speculation.draft_model import DraftModel
     from mlx_worker.engine.structured.constraint import Constraint
     from mlx_worker.wire.request import ChatRequest
 
@@ -81,11 +82,12 @@ class Engine:
         remember_turns: bool = True,
         on_encoded: Callable[[], None] = _ignore,
         ladder: Ladder = NO_LADDER,
+        draft_model: DraftModel | None = None,
         disk: DiskTier | None = None,
         ranks: OperationLog | None = None,
         cache_observer: CacheObserver | None = None,
     ) -> None:
-        self.speculation = Speculation(ladder, context_length, len(tokenizer))
+        self.speculation = Speculation(ladder, context_length, len(tokenizer), draft_model)
         self.cache = PromptCache(cache_bytes)
         self.context_length = context_length
         self.prefilled_tokens = self.decode_steps = 0

@@ -27,7 +27,8 @@ class ModelFolder(msgspec.Struct, frozen=True):
     `context_is_firm` is True if config.json states the length, and not the tokenizer's settings
     alone. `weight_bytes` are those in memory with the floating-point type `dtype`, "" for the types
     in the files; `half_bytes` of the files are numbers of 16 bits, `single_bytes` of 32 bits.
-    `chat_template` is the text of a configured template that replaces the folder's.
+    `chat_template` is the text of a configured template that replaces the folder's. `draft` is the
+    folder of the model that drafts, whose weights count in `weight_bytes`; None for none.
     `warnings` are about files that do not match each other but load all the same.
     """
 
@@ -42,6 +43,7 @@ class ModelFolder(msgspec.Struct, frozen=True):
     half_bytes: int = 0
     single_bytes: int = 0
     dtype: str = ""
+    draft: Path | None = None
 
     def context_with(self, configured: int | None) -> int | None:
         """Return the context length in tokens, None for no limit.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.config.schema import Config, ModelConfig
+    from mlx_worker.config.schema.model import WeightType
     from mlx_worker.models.store import ModelFolder
     from mlx_worker.models.weight_types import WeightTypes
 
@@ -90,10 +91,32 @@ def inspect_model(
         folder = replace(folder, chat_template=_chat_template(model))
         if model.ranks > 1:
             check_split(read_object(folder.path / "config.json"), model.ranks, model.split)
-        return types.applied_to(folder, model.dtype)
+        folder = types.applied_to(folder, model.dtype)
     except WorkerError as error:
         key = "ranks" if isinstance(error, UnservableModel) else "path"
         raise type(error)(f"model {model.id!r}: {error}", param=key) from error
+    return _with_draft(config, model, folder)
+
+
+def _with_draft(config: Config, model: ModelConfig, folder: ModelFolder) -> ModelFolder:
+    """Return the folder with that of the configured draft model, where one is used.
+
+    Raises ModelNotFoundError or BadModelFolder, naming the model.
+    """
+    if model.draft is None or model.ranks > 1 or model.speculation == "off":
+        return folder
+    try:
+        draft = inspect_folder(locate(model.draft, models_dir_of(config), config.folder))
+    except WorkerError as error:
+        raise type(error)(f"model {model.id!r}: draft: {error}", param="draft") from error
+    # Both are held in the same type.
+    draft = AS_STORED.applied_to(draft, _weight_type(folder.dtype))
+    return replace(folder, draft=draft.path, weight_bytes=folder.weight_bytes + draft.weight_bytes)
+
+
+def _weight_type(dtype: str) -> WeightType:
+    """Return the setting that makes a folder's weights this type; "" are the files' types."""
+    return "float32" if dtype == "float32" else "bfloat16" if dtype == "bfloat16" else "auto"
 
 
 def models_dir_of(config: Config | None) -> Path:

@@ -44,6 +44,7 @@ def load_of(planned: PlannedModel) -> Load:
         tools=model.tools,
         remember_turns=model.remember_turns,
         speculation=model.speculation,
+        draft=str(planned.folder.draft) if planned.folder and planned.folder.draft else "",
         dtype=planned.folder.dtype if planned.folder else "",
         report_blocks=model.kv_events is not None,
     )
@@ -58,6 +59,7 @@ def with_known_folders(
         if model.folder is None
         and model.config.id in before
         and before[model.config.id].config.path == model.config.path
+        and before[model.config.id].config.draft == model.config.draft
         else model
         for model in after
     ]

@@ -61,7 +61,8 @@ class Load(WireMessage, frozen=True):
     replaces the folder's own; `tools` says what becomes of tools if the template has no tool calls.
     `remember_turns`: earlier turns of the model are read as the tokens that were sampled. `disk`
     None: no KV is kept on disk. `dtype` is the floating-point type of the weights in memory; "" for
-    the types in the files. `speculation` "off": every token has a forward pass of its own.
+    the types in the files. `speculation` "off": every token has a forward pass of its own. `draft`
+    is the path of a model that drafts, "" for none.
     `report_blocks`: the process sends `KvBlocks`. `place` is that of this process among several
     that compute the model together; None: it computes the whole model.
     """
@@ -79,6 +80,7 @@ class Load(WireMessage, frozen=True):
     disk: DiskCache | None = None
     dtype: str = ""
     speculation: Literal["auto", "on", "off"] = "auto"
+    draft: str = ""
     report_blocks: bool = False
     place: RankPlace | None = None
 
@@ -186,7 +188,8 @@ class Loaded(WireMessage, frozen=True):
     `unbatched` says why the model is served one row at a time; "" where rows are batched.
     `weights` names what was loaded: the same name means the same weights. `dtype` is the
     floating-point type of most weights in memory, or of their scales. `pass_costs` were measured;
-    `no_speculation` is why no tokens are drafted, "" where they may be.
+    `no_speculation` is why no tokens are drafted, "" where they may be. `draft_costs` and
+    `no_draft_model` tell the same of the draft model.
     """
 
     context_length: int | None
@@ -197,6 +200,8 @@ class Loaded(WireMessage, frozen=True):
     dtype: str = ""
     no_speculation: str = ""
     pass_costs: list[PassCost] = []
+    no_draft_model: str = ""
+    draft_costs: list[PassCost] = []
 
 
 class LoadFailed(WireMessage, frozen=True):
@@ -263,7 +268,8 @@ class Pong(WireMessage, frozen=True):
 
     `prepared` rises with each request's preparation, while one is under way, and while a request
     waits for the disk. `slow_work` counts the pieces of work that occupied a thread for longer than
-    allowed, by kind. `accepted_tokens` of the `drafted_tokens` were right.
+    allowed, by kind. `accepted_tokens` of the `drafted_tokens` were right; those of the draft model
+    among them are `model_drafted_tokens` and `model_accepted_tokens`.
     """
 
     seq: int
@@ -276,6 +282,8 @@ class Pong(WireMessage, frozen=True):
     slow_work: dict[str, int] = {}
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    model_drafted_tokens: int = 0
+    model_accepted_tokens: int = 0
 
 
 FromChild = (

@@ -91,6 +91,23 @@ def test_each_setting_is_started_once_and_has_its_model() -> None:
     assert starts == ["a starts on 1 nano", "a starts on 1 tiny"]
 
 
+def test_nodes_that_only_drafts_need_do_not_stand_beside_other_measurements() -> None:
+    notes: list[str] = []
+    kinds: list[Kind] = ["node", "drafts", "no drafts"]
+    run(["agent", "speculation-edit"], [Noting(kind, kind, notes) for kind in kinds], notes, 1)
+    assert notes == [
+        "node starts on 1 tiny",
+        "agent node 0",
+        "node stops",
+        "drafts starts on 1 tiny",
+        "no drafts starts on 1 tiny",
+        "speculation-edit drafts 0",
+        "speculation-edit no drafts 0",
+        "no drafts stops",
+        "drafts stops",
+    ]
+
+
 def test_everybody_has_the_same_prompts_in_a_round_and_no_round_those_of_another() -> None:
     notes: list[str] = []
     a, b = Noting("a", "node", notes), Noting("b", "peer", notes)

@@ -71,6 +71,15 @@ def test_a_table_has_medians_spreads_and_ratios_of_the_same_round(results: Resul
     ]
 
 
+def test_without_the_plain_node_ratios_are_those_of_the_first_target(results: Results) -> None:
+    for target, speed in (("node with drafts", 900.0), ("node without drafts", 300.0)):
+        figures = sample({"throughput_1": speed})
+        results.measurements.append(Measurement("speculation-json", target, 0, figures))
+    cells = row(printed(scenario_table(results, "speculation-json")), "throughput")
+    assert cells == ["throughput, 1 row tokens/s", "900", "300", "3.00"]
+    assert row(printed(goal_table(outcomes(results))), "drafts at 1, json")[-1] == "met"
+
+
 def test_complaints_are_told_under_the_table(results: Results) -> None:
     assert "node: 1 failed, first: stream lost" in printed(scenario_table(results, "crash"))
     assert "failed" not in printed(scenario_table(results, "streams-32"))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from mlx_lm import convert
 
 from mlx_worker.child.imported_code import ImportedCode
 from mlx_worker.child.memory_probe import probe
 from mlx_worker.child.model_loading import load_model
 from mlx_worker.engine.templates.rules import fit_to_template, rules_of
+from mlx_worker.errors import BadModelFolder
 from mlx_worker.models.folder import inspect_folder
 from mlx_worker.models.weight_types import AS_STORED
-from mlx_worker.wire.messages import Load, Loaded
+from mlx_worker.wire.messages import Load, Loaded, LoadFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,10 +53,10 @@ def test_template_rules_are_made_before_the_model_is_loaded(nano: Path) -> None:
     assert rules_of.cache_info().misses == 1
 
 
-def loaded_as(folder: Path, dtype: str) -> Loaded:
+def loaded_as(folder: Path, dtype: str, **settings: Any) -> Loaded:
     """What a child says of a model that it has loaded in this type."""
     front = Front()
-    load = Load("m", str(folder), 1, None, 1 << 20, 1 << 30, 1.0, dtype=dtype)
+    load = Load("m", str(folder), 1, None, 1 << 20, 1 << 30, 1.0, dtype=dtype, **settings)
     load_model(load, ImportedCode(), send=front.send, on_encoded=lambda: None)
     loaded = front.heard[-1]
     assert isinstance(loaded, Loaded)
@@ -82,3 +84,27 @@ def test_a_quantized_models_integers_stay(nano: Path, tmp_path: Path) -> None:
     assert single.weight_bytes == AS_STORED.applied_to(found, "float32").weight_bytes
     needs = probe(folder, "float32")
     assert (needs.weight_bytes, needs.kv) == (single.weight_bytes, single.kv)
+
+
+def test_draft_model_with_another_tokenizer_fails_the_load_for_good(
+    nano: Path, caller: Path
+) -> None:
+    front = Front()
+    load = Load("m", str(nano), 1, None, 1 << 20, 1 << 30, 1.0, draft=str(caller))
+    with pytest.raises(BadModelFolder):
+        load_model(load, ImportedCode(), send=front.send, on_encoded=lambda: None)
+    failed = front.heard[-1]
+    assert isinstance(failed, LoadFailed)
+    assert failed.permanent
+    assert failed.reason.startswith(f"draft: {caller} has another tokenizer: the token ")
+
+
+def test_draft_model_counts_in_weights_and_kv_where_it_is_used(tiny: Path, nano: Path) -> None:
+    alone, both = loaded_as(tiny, ""), loaded_as(tiny, "", draft=str(nano))
+    draft = loaded_as(nano, "", speculation="off")
+    is_used = both.no_draft_model == ""  # which depends on how long passes took
+    assert both.weight_bytes - alone.weight_bytes == is_used * draft.weight_bytes
+    assert both.kv.nbytes(100) - alone.kv.nbytes(100) == is_used * draft.kv.nbytes(100)
+    assert not is_used or both.draft_costs
+    off = loaded_as(tiny, "", draft=str(nano), speculation="off")
+    assert off.no_draft_model == "the model drafts nothing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,7 +60,9 @@ class Desk:
         bound = TextBound(tokenizer, CONTEXT)
         offers = ToolOffers(tokenizer, "refuse")
         history = TurnHistory(Markers(tokenizer), 1 << 20)
-        self.tools = PreparationContext(tokenizer, self.constraints, bound, offers, history)
+        self.tools = PreparationContext(
+            tokenizer, self.constraints, bound, offers, history, drafts=True
+        )
         self.prepared: list[Any] = []
         self.answers: list[Any] = []
         self.left: set[int] = set()
@@ -118,6 +121,18 @@ def test_preparation_long_text_leaves_the_turn_of_short_ones_at_once(desk: Desk)
     assert desk.ids() == [2]
     desk.work.long_turn(desk.tools)
     assert desk.ids() == [2, 1]
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_preparation_tokenizes_a_prediction_only_where_rows_draft(desk: Desk, drafts: bool) -> None:
+    tools = replace(desk.tools, drafts=drafts)
+    desk.work.put(generate(1, prediction="hello " * 20))
+    desk.work.put(generate(2, prediction=LONG))
+    for _ in range(2):
+        desk.work.short_turn(tools)
+    assert [len(ready.prompt.prediction) > 0 for ready in desk.prepared] == (
+        [True] if drafts else [False, False]
+    )
 
 
 @pytest.mark.process

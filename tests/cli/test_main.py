@@ -205,6 +205,8 @@ def test_reload_follows_the_file_and_a_bad_one_changes_nothing(tiny: Path, tmp_p
     with running_node(tmp_path, {"a": tiny, "b": tiny}) as node:
         node.wait_until_ready()
         before = {name: node.model(name)["pid"] for name in "ab"}
+        same = run("reload", "--url", node.url)
+        assert same.stdout.startswith("no model has changed; API keys"), "they were read again"
         file.write_text("[[models]]\nid = 7\n")
         bad = run("reload", "--url", node.url)
         assert bad.returncode == 78

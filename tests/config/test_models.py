@@ -114,6 +114,7 @@ file = "{0}/node.log"
 [[models]]
 id = "a"
 path = "{0}/model"
+draft = "{0}/draft"
 warm = ["{0}/warm.txt"]
 chat_template = "{0}/t.jinja"
 """
@@ -138,11 +139,16 @@ def test_variables_and_the_home_are_known_in_every_path(
     assert {file.parent.resolve() for file in files if file} == {home}
     if written != "~":  # the models folder's own search resolves that
         assert model.path.endswith("home/model")
+        assert model.draft is not None
+        assert model.draft.endswith("home/draft")
 
 
 @pytest.mark.parametrize(
     "key",
-    ["models_dir", "api_keys_file", "tls_cert", "tls_key", "file", "path", "warm", "chat_template"],
+    [
+        *("models_dir", "api_keys_file", "tls_cert", "tls_key", "file"),
+        *("path", "draft", "warm", "chat_template"),
+    ],
 )
 @pytest.mark.parametrize(("value", "state"), [(None, "is not set"), ("", "is empty")])
 def test_a_variable_that_is_not_there_is_named_with_its_key(

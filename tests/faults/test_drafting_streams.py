@@ -1,13 +1,14 @@
 """The real child is killed at every forward pass of two streams that draft, and no client can tell.
 
-A greedy and a sampled stream bring their own answers as predictions, so that most passes are wide.
+A greedy and a sampled stream bring their own answers as predictions, or have a draft model, so that
+most passes are wide.
 They are compared with the same requests to a node that drafts nothing and was left alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import pytest
@@ -82,6 +83,13 @@ def drafting(tiny: Path, folder: Path) -> Iterator[RunningNode]:
         yield node
 
 
+class Served(NamedTuple):
+    """A node, and the folder by which its model is told to fail."""
+
+    node: RunningNode
+    folder: Path
+
+
 def assert_same(heard: list[Heard], expected: list[Heard]) -> None:
     for mine, theirs in zip(heard, expected, strict=True):
         assert mine.text == theirs.text
@@ -111,3 +119,31 @@ def test_child_killed_at_a_pass_is_not_heard_of(
     heard = asyncio.run(streams(drafting.url, [stream.text for stream in expected]))
     assert_same(heard, expected)
     eventually(lambda: is_another(drafting, pid))
+
+
+@pytest.fixture(scope="module")
+def with_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("draft-model")
+    with running_failing_node("tiny", tiny, folder, drafts=True, extra=f'draft = "{tiny}"') as node:
+        yield Served(node, folder)
+
+
+def test_node_asks_its_draft_model(with_model: Served, expected: list[Heard]) -> None:
+    def has_accepted() -> bool:
+        assert_same(asyncio.run(streams(with_model.node.url, ["", ""])), expected)
+        drafted = with_model.node.model("tiny")["speculation"]["draftModel"]
+        assert drafted["off"] == ""
+        return bool(drafted["acceptedTokens"] > TOKENS / 4)
+
+    eventually(has_accepted)
+
+
+@pytest.mark.parametrize("number", range(0, PASSES, STRIDE))
+def test_child_with_a_draft_model_killed_at_a_pass_is_not_heard_of(
+    with_model: Served, expected: list[Heard], number: int
+) -> None:
+    node = with_model.node
+    pid = node.model("tiny")["pid"]
+    set_fault(with_model.folder, Fault(where="pass", at=number))
+    assert_same(asyncio.run(streams(node.url, ["", ""])), expected)
+    eventually(lambda: is_another(node, pid))

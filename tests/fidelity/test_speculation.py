@@ -1,7 +1,8 @@
 """Random scenarios whose rows draft: every answer is mlx_lm's own, which drafts nothing.
 
 Two thirds of the requests bring a prediction, which is the answer with mistakes. Drafts of the
-others are looked up in their own tokens, of which a model with few words repeats many.
+others are looked up in their own tokens, of which a model with few words repeats many, or come from
+a draft model.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from zlib import crc32
 import pytest
 from hypothesis import strategies as st
 
+from mlx_worker.engine.batch_support import logit_count
 from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.prompt import Prompt
-from tests.drafting_harness import FREE, FewWords, Row, assert_same, play, with_mistakes
+from mlx_worker.engine.speculation.draft_model import DraftModel
+from tests.drafting_harness import CHEAP, FREE, FewWords, Row, assert_same, play, with_mistakes
 from tests.fidelity import tally
 from tests.fidelity.reference import Model
 from tests.fidelity.scenarios import Stage
@@ -83,6 +86,45 @@ def test_every_answer_with_drafts_is_mlx_lms_in_any_company(
     compare(drafting, CASES, st.sampled_from([8, 8, 4, 2, 1]), DraftingStage)
     assert DraftingStage.accepted - before > CASES
     assert DraftingStage.drafted > DraftingStage.accepted
+
+
+class ModelDraftingStage(DraftingStage):
+    """An engine with a draft model too, for rows whose lookup finds nothing."""
+
+    draft: Any = None
+    model_accepted = 0
+
+    def _new_engine(self, concurrency: int) -> Engine:
+        draft = DraftModel(self.draft, CHEAP, logit_count(self.model.model), None, 0.001)
+        return Engine(
+            self.model.model,
+            self.model.tokenizer,
+            context_length=8192,
+            max_concurrency=concurrency,
+            ladder=FREE,
+            draft_model=draft,
+        )
+
+    def finish(self) -> None:
+        super().finish()
+        type(self).model_accepted += self.engine.speculation.model_accepted
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("drafts_by", ["tiny", "nano"])
+def test_every_answer_with_a_draft_model_is_mlx_lms_in_any_company(
+    drafts_by: str, model_of: Callable[[str], Model]
+) -> None:
+    tiny, draft = model_of("tiny"), model_of(drafts_by).model
+
+    class ByModel(ModelDraftingStage):
+        pass
+
+    ByModel.draft = draft
+    drafting = Model(f"drafts of {drafts_by} as a model", tiny.model, tiny.tokenizer)
+    compare(drafting, CASES, st.sampled_from([8, 8, 4, 2, 1]), ByModel)
+    if drafts_by == "tiny":
+        assert ByModel.model_accepted > CASES
 
 
 @pytest.mark.timeout(0)

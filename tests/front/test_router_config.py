@@ -122,6 +122,10 @@ def test_a_proxy_listens_where_it_is_told(listen: str, line: Mapping[str, str]) 
         assert expected in said
 
 
+def test_haproxy_checks_health_at_a_path_that_needs_no_key() -> None:
+    assert "httpchk GET /health/ready\n" in run("router-config", "--for", "haproxy", *NODES).said
+
+
 @pytest.mark.parametrize("listen", ["", "host", "host:", "0", "65536", "a:x"])
 def test_a_port_that_is_none_is_wrong_usage(listen: str) -> None:
     ran = run("router-config", "--for", "nginx", "--listen", listen, *NODES)

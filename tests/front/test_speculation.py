@@ -17,9 +17,24 @@ PREDICTION = {"type": "content", "content": "four words are predicted"}
 async def test_health_has_the_measured_passes_and_why_nothing_is_drafted(serve: Serve) -> None:
     front = await serve(models=(model("m"), model("n", speculation="off")))
     passes = [{"rows": 1, "ms": [1.0, 1.5]}, {"rows": 4, "ms": [2.0]}]
-    nothing = {"draftedTokens": 0, "acceptedTokens": 0}
+    nothing = {"draftedTokens": 0, "acceptedTokens": 0, "draftModel": None}
     assert (await front.model("m"))["speculation"] == {"off": "", "passes": passes} | nothing
     assert (await front.model("n"))["speculation"]["off"] == NOT_DRAFTED
+
+
+async def test_health_and_metrics_tell_what_the_draft_model_drafted(serve: Serve) -> None:
+    front = await serve(models=(model("m", draft="nano"),))
+    await front.chat("one two", prediction=PREDICTION)
+    passes = [{"rows": 1, "ms": [1.0]}]
+    expected = {"off": "", "passes": passes, "draftedTokens": 2, "acceptedTokens": 1}
+
+    async def told() -> bool:
+        return bool((await front.model())["speculation"]["draftModel"] == expected)
+
+    await eventually(told)
+    metrics = (await front.ask("/metrics")).body.decode()
+    assert 'mlx_worker_draft_model_tokens_total{model="m"} 2.0' in metrics
+    assert 'mlx_worker_accepted_draft_model_tokens_total{model="m"} 1.0' in metrics
 
 
 async def test_usage_counts_tokens_of_the_prediction(serve: Serve) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from mlx_worker.config.schema import Config, ModelConfig
+from mlx_worker.errors import ModelNotFoundError
 from mlx_worker.models.folder import inspect_folder
 from mlx_worker.models.header import read_header
+from mlx_worker.models.resolve import inspect_model
 from mlx_worker.models.weight_types import AS_STORED, WeightTypes
 
 if TYPE_CHECKING:
@@ -74,3 +77,25 @@ def test_a_header_without_types_still_counts_bytes(tmp_path: Path) -> None:
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     assert read_header(file).weight_bytes == 8
     assert read_header(file).half_bytes == 0
+
+
+def test_weights_of_a_draft_model_count_in_the_type_of_the_model(
+    folder: ModelFolder,
+) -> None:
+    def inspected(**settings: Any) -> ModelFolder:
+        model = ModelConfig(id="m", path=str(folder.path), draft=str(folder.path), **settings)
+        return inspect_model(Config(models=(model,)), model)
+
+    assert inspected().weight_bytes == 2 * STORED
+    assert inspected(dtype="float32").weight_bytes == 2 * (STORED + 64)
+    assert inspected().draft == folder.path
+    # No process has a draft model there.
+    assert inspected(speculation="off").draft is None
+    assert inspected(speculation="off").weight_bytes == STORED
+
+
+def test_draft_model_that_is_not_there_is_named_by_its_key(folder: ModelFolder) -> None:
+    model = ModelConfig(id="m", path=str(folder.path), draft="/nowhere/draft")
+    with pytest.raises(ModelNotFoundError, match="model 'm': draft: ") as refused:
+        inspect_model(Config(models=(model,)), model)
+    assert refused.value.param == "draft"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "mlx_worker"
 INFO: Final = f"mlx_worker-{__version__}.dist-info"
-LARGEST: Final = 1_000_000
-"""Bytes. The wheel has about 730,000."""
+LARGEST: Final = 1_200_000
+"""Bytes. The wheel has about 1,010,000 in some 700 files of source and page, and nothing else."""
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import aiohttp
 
@@ -14,8 +14,10 @@ from tests.sse import DONE, EventParser
 from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from random import Random
+
+    from tests.routers.fleet import Node
 
 SYSTEM: Final = " ".join(WORDS[:16])
 ANSWER_TOKENS: Final = 24
@@ -65,7 +67,15 @@ class Tally:
         return self.held / self.later if self.later else 0.0
 
 
-async def ask(client: aiohttp.ClientSession, messages: list[dict[str, str]], session: str) -> Turn:
+class Ask(Protocol):
+    """Stream one turn of these messages and this session. Raises Broken."""
+
+    async def __call__(self, messages: Sequence[Mapping[str, str]], session: str, /) -> Turn: ...
+
+
+async def ask(
+    client: aiohttp.ClientSession, messages: Sequence[Mapping[str, str]], session: str
+) -> Turn:
     """Stream one turn, and see that the stream is whole. Raises Broken."""
     body = {
         "model": MODEL,
@@ -114,16 +124,17 @@ def _turn(events: list[Any], headers: Mapping[str, str]) -> Turn:
 class Agent:
     """One conversation after the other, a turn at a time."""
 
-    client: aiohttp.ClientSession
+    ask: Ask
     tally: Tally
     random: Random
+    system: str = SYSTEM
     messages: list[dict[str, str]] = field(default_factory=list)
     session: str = ""
     last_prompt: int = 0
 
     def _begin(self) -> None:
         self.session = f"session-{self.random.getrandbits(64):016x}"
-        self.messages = [{"role": "system", "content": SYSTEM}]
+        self.messages = [{"role": "system", "content": self.system}]
         self.last_prompt = 0
 
     async def turn(self) -> None:
@@ -136,7 +147,7 @@ class Agent:
             number = next(self.tally.numbers)
             self.tally.in_flight.add(number)
             try:
-                turn = await ask(self.client, self.messages, self.session)
+                turn = await self.ask(self.messages, self.session)
             except Broken as error:
                 self.tally.failures.append((number, str(error)))
                 if len(self.tally.failures) > 50:
@@ -169,3 +180,17 @@ async def talk(agents: list[Agent], enough: Callable[[], bool]) -> None:
     async with asyncio.TaskGroup() as group:
         for agent in agents:
             group.create_task(talk_on(agent))
+
+
+async def kill_in_the_middle(agents: list[Agent], tally: Tally, node: Node, turns: int) -> set[int]:
+    """Let agents talk on while a node is killed; return the turns that ran at that moment."""
+    killed: set[int] = set()
+
+    def enough() -> bool:
+        if not killed and tally.turns >= turns // 3:
+            killed.update(tally.in_flight)
+            node.kill()
+        return bool(killed) and tally.turns >= turns
+
+    await talk(agents, enough)
+    return killed

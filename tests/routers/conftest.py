@@ -8,24 +8,14 @@ from typing import Final
 
 import pytest
 
-from tests.clients.prefixes import INSTALL_DEADLINE
 from tests.routers.table import Table
 
-HERE: Final = Path(__file__).parent
 TABLE: Final = pytest.StashKey[Table]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the table."""
     config.stash[TABLE] = Table()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests, and let the first test of a router take as long as installing takes."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.routers)
-            item.add_marker(pytest.mark.timeout(INSTALL_DEADLINE + 600))
 
 
 def pytest_terminal_summary(

@@ -128,13 +128,17 @@ class Node:
         assert self.running is not None, "the node was not started"
         return self.running
 
-    def start(self) -> None:
-        """Start the node, and wait until it serves."""
+    def launch(self) -> None:
+        """Start the node, and wait until it listens."""
         self.running = self._stack.enter_context(
             running_node(self.folder, {MODEL: self.model}, port=self.port)
         )
         self.port = int(self.running.url.rpartition(":")[2])
-        self.running.wait_until_ready()
+
+    def start(self) -> None:
+        """Start the node, and wait until it serves."""
+        self.launch()
+        self.now.wait_until_ready()
 
     def stop(self) -> None:
         """End the node as an operator does: it refuses new work and ends what runs."""
@@ -160,6 +164,15 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningRouter:
+    """A router's process, its address and its log."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """Two nodes and the address of the router in front of them."""
 
@@ -180,32 +193,50 @@ def free_port() -> int:
         return port
 
 
-def written_config(kind: Kind, nodes: Sequence[Node], listen: str) -> str:
-    """Return what `mlx-worker router-config` prints for this router."""
-    urls = [node.now.url for node in nodes]
-    command = (*COMMAND, "router-config", "--for", kind.name, "--listen", listen, *urls)
+def written_config(router: str, urls: Sequence[str], listen: str = "8080") -> str:
+    """Return what `mlx-worker router-config` prints for a router."""
+    command = (*COMMAND, "router-config", "--for", router, "--listen", listen, *urls)
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @contextlib.contextmanager
 def fleet(kind: Kind, folder: Path, model: Path) -> Iterator[Fleet]:
     """Start two nodes and the router. Raises NotInstalled."""
-    programs = kind.folder()
+    kind.folder()  # before any node is started
+    with two_nodes(folder, model) as nodes:
+        urls = [node.now.url for node in nodes]
+        with started_router(kind, folder, urls) as router:
+            yield Fleet(nodes, router.url, router.log)
+
+
+@contextlib.contextmanager
+def two_nodes(folder: Path, model: Path) -> Iterator[tuple[Node, Node]]:
+    """Start two nodes with one model, and end what is left of them."""
     nodes = (_node(folder / "one", model), _node(folder / "two", model))
     try:
         for node in nodes:
-            node.start()
-        listen = f"127.0.0.1:{free_port()}"
-        file = folder / "router.conf"
-        file.write_text(written_config(kind, nodes, listen))
-        path = os.pathsep.join(filter(None, (programs, os.environ["PATH"])))
-        environment = {**os.environ, **QUIET, "PATH": path}
-        log = folder / "router.log"
-        with log.open("w") as out, _started(kind.command(file), environment, folder, out):
-            yield Fleet(nodes, f"http://{listen}", log)
+            node.launch()
+        for node in nodes:
+            node.now.wait_until_ready()
+        yield nodes
     finally:
         for node in nodes:
             node.close()
+
+
+@contextlib.contextmanager
+def started_router(kind: Kind, folder: Path, urls: Sequence[str]) -> Iterator[RunningRouter]:
+    """Start a router with its configuration for these nodes. Raises NotInstalled."""
+    listen = f"127.0.0.1:{free_port()}"
+    file, log = folder / "router.conf", folder / "router.log"
+    file.write_text(written_config(kind.name, urls, listen))
+    path = os.pathsep.join(filter(None, (kind.folder(), os.environ["PATH"])))
+    environment = {**os.environ, **QUIET, "PATH": path}
+    with (
+        log.open("w") as out,
+        _started(kind.command(file), environment, folder, out) as process,
+    ):
+        yield RunningRouter(process, f"http://{listen}", log)
 
 
 def _node(folder: Path, model: Path) -> Node:
@@ -216,7 +247,7 @@ def _node(folder: Path, model: Path) -> Node:
 @contextlib.contextmanager
 def _started(
     command: Sequence[str], environment: dict[str, str], folder: Path, out: IO[str]
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     program = shutil.which(command[0], path=environment["PATH"])
     assert program is not None, command[0]
     process = subprocess.Popen(
@@ -228,7 +259,7 @@ def _started(
         start_new_session=True,
     )
     try:
-        yield
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import pytest
 
-from tests.clients.prefixes import NotInstalled
+from tests.clients.prefixes import INSTALL_DEADLINE, NotInstalled
 from tests.rounds import SEED, rounds
-from tests.routers.agents import SYSTEM, Agent, Broken, Tally, ask, talk
+from tests.routers.agents import (
+    SYSTEM,
+    Agent,
+    Broken,
+    Tally,
+    ask,
+    kill_in_the_middle,
+    talk,
+)
 from tests.routers.fleet import KINDS, Fleet, Kind, Node, fleet
 from tests.synthetic_models import WORDS
 
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.routers.table import Table
+
+pytestmark = [pytest.mark.routers, pytest.mark.timeout(INSTALL_DEADLINE + 600)]
 
 AGENTS: Final = 6
 TURNS: Final = rounds(60, 60, 300)
@@ -84,7 +95,7 @@ async def reach(client: aiohttp.ClientSession, node: Node, behind: Fleet) -> Non
 
 
 def agents_of(client: aiohttp.ClientSession, tally: Tally) -> list[Agent]:
-    return [Agent(client, tally, Random(SEED * 1000 + i)) for i in range(AGENTS)]
+    return [Agent(partial(ask, client), tally, Random(SEED * 1000 + i)) for i in range(AGENTS)]
 
 
 async def test_turns_stay_at_their_node_and_a_killed_node_fails_only_what_ran(
@@ -105,7 +116,7 @@ async def test_turns_stay_at_their_node_and_a_killed_node_fails_only_what_ran(
         after = Tally()
         for agent in agents:
             agent.tally = after
-        killed = await kill_in_the_middle(agents, after, behind.nodes[0])
+        killed = await kill_in_the_middle(agents, after, behind.nodes[0], TURNS // 2)
     beyond = [reason for number, reason in after.failures if number not in killed]
     passed_on = [name for name in HEADERS if all(has(kind, seen, name) for seen in tally.headers)]
     table.fill(
@@ -155,20 +166,6 @@ async def streams_are_those_of_a_node(client: aiohttp.ClientSession, behind: Fle
     assert passed_on.finish == own.finish
     counts = ("prompt_tokens", "completion_tokens", "total_tokens")
     assert [passed_on.usage[name] for name in counts] == [own.usage[name] for name in counts]
-
-
-async def kill_in_the_middle(agents: list[Agent], tally: Tally, node: Node) -> set[int]:
-    """Let the agents talk on while a node is killed; return the turns that ran at that moment."""
-    killed: set[int] = set()
-
-    def enough() -> bool:
-        if not killed and tally.turns >= TURNS // 6:
-            killed.update(tally.in_flight)
-            node.kill()
-        return bool(killed) and tally.turns >= TURNS // 2
-
-    await talk(agents, enough)
-    return killed
 
 
 async def test_both_nodes_are_upgraded_under_load_without_a_failed_turn(

@@ -2,13 +2,14 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from mlx_worker.errors import ModelLoading, NodeDraining, UnknownModel
-from mlx_worker.supervisor.config_diff import Changes, compare
+from mlx_worker.supervisor.config_diff import Changes, compare, with_known_folders
 from mlx_worker.supervisor.memory.policy import PROCESS_BYTES
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.states import State
@@ -63,6 +64,16 @@ def test_another_type_of_weights_needs_a_new_process() -> None:
     before = planned("a")
     after = replace(before, folder=msgspec.structs.replace(before.inspected, dtype="float32"))
     assert compare({"a": before}, [after]) == Changes(restarted=("a",))
+
+
+def test_another_draft_model_needs_a_new_process() -> None:
+    before = planned("a")
+    draft = msgspec.structs.replace(before.inspected, draft=Path("/nowhere/draft"))
+    after = replace(before, folder=draft)
+    assert compare({"a": before}, [after]) == Changes(restarted=("a",))
+    # A folder that was not inspected again is not known to have another draft model.
+    unseen = replace(planned("a", draft="draft"), folder=None)
+    assert with_known_folders({"a": before}, [unseen]) == [unseen]
 
 
 def test_another_text_of_a_template_needs_a_new_process() -> None:

@@ -89,10 +89,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(count: int) -> Iterator[Served]:
-    """Start nodes in one process, and end them."""
+def serving(count: int, pace: float = 0) -> Iterator[Served]:
+    """Start nodes in one process, with seconds that each token takes, and end them."""
+    command = [sys.executable, "-m", "tests.tools.fleet_cost"]
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.tools.fleet_cost", "--serve", str(count)],
+        [*command, "--serve", str(count), "--pace", str(pace)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -103,18 +104,18 @@ def serving(count: int) -> Iterator[Served]:
         process.stdin.close()
 
 
-async def serve(count: int) -> None:
+async def serve(count: int, pace: float) -> None:
     """Serve nodes until the end of standard input."""
     with tempfile.TemporaryDirectory() as folder:
         model = make_nano(Path(folder))
         async with contextlib.AsyncExitStack() as stack:
-            urls = [await stack.enter_async_context(light_node(model)) for _ in range(count)]
+            urls = [await stack.enter_async_context(light_node(model, pace)) for _ in range(count)]
             click.echo(json.dumps(urls))
             await asyncio.to_thread(sys.stdin.read)
 
 
 @contextlib.asynccontextmanager
-async def light_node(model: Path) -> AsyncIterator[str]:
+async def light_node(model: Path, pace: float) -> AsyncIterator[str]:
     """Yield the URL of a whole front whose child has no model."""
     config = Config(
         models=(ModelConfig(id="m", path=str(model), default=True),),
@@ -123,7 +124,8 @@ async def light_node(model: Path) -> AsyncIterator[str]:
         ),
         cache=CacheConfig(disk=False),
     )
-    runner = web.AppRunner(build_app(config, launcher=MemoryLauncher(())), access_log=None)
+    launcher = MemoryLauncher(("--every", str(pace)))
+    runner = web.AppRunner(build_app(config, launcher=launcher), access_log=None)
     await runner.setup()
     listening = socket.create_server(("127.0.0.1", 0))
     await web.SockSite(runner, listening).start()
@@ -316,11 +318,12 @@ def print_tables(nodes: int, seconds: float, rounds: int) -> None:
 @click.option("--seconds", default=15.0)
 @click.option("--rounds", default=3)
 @click.option("--serve", "count", default=0, hidden=True)
-def main(nodes: int, seconds: float, rounds: int, count: int) -> None:
+@click.option("--pace", default=0.0, hidden=True)
+def main(nodes: int, seconds: float, rounds: int, count: int, pace: float) -> None:
     """Print what a node costs its router, and what many cost."""
     if count:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(count))
+            runner.run(serve(count, pace))
     else:
         print_tables(nodes, seconds, rounds)
 

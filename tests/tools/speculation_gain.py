@@ -1,9 +1,9 @@
 """What drafts gain: the same answers with and without them, in turn, and the ladder of the model.
 
 For contributors: `python -m tests.tools.speculation_gain [--models tiny FOLDER] [--rows 1 2 4]
-[--float32]` on a machine that does nothing else. Prints two Markdown tables: forward passes by rows
-and width, and tokens/s with drafts by tokens/s without: of the fastest runs, which are those that
-nothing disturbed, and the median of the rounds.
+[--float32] [--draft FOLDER]` on a machine that does nothing else. Prints two Markdown tables:
+forward passes by rows and width, and tokens/s with drafts by tokens/s without: of the fastest runs,
+which are those that nothing disturbed, and the median of the rounds.
 
 - edit: the prediction is the answer with one token of thirty changed.
 - repeat: the prompt has the text that the answer begins with, in other places.
@@ -26,6 +26,7 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from mlx_worker.engine.loading import read_model
+from mlx_worker.engine.speculation.draft_loading import LoadedDraft, load_draft
 from mlx_worker.engine.speculation.ladder import ROWS, WIDTHS, Ladder, measure_ladder
 from mlx_worker.wire.request import ChatRequest, EndConditions, Sampling
 from tests.drafting_harness import Row, begin_in, new_engine, play, with_mistakes
@@ -34,6 +35,7 @@ from tests.synthetic_models import make
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mlx_worker.engine.speculation.draft_model import DraftModel
     from tests.drafting_harness import Played
 
 TEXT: Final = (
@@ -70,7 +72,11 @@ def seconds_of(played: Played) -> float:
 
 
 def ratio(
-    loaded: tuple[Any, Any], rows: list[Row], ladder: Ladder, rounds: int
+    loaded: tuple[Any, Any],
+    rows: list[Row],
+    ladder: Ladder,
+    rounds: int,
+    draft_model: DraftModel | None,
 ) -> tuple[float, list[float], float]:
     """Return tokens/s without drafts, ratios, and the share of right drafts.
 
@@ -78,7 +84,7 @@ def ratio(
     """
     took: dict[bool, list[float]] = {False: [], True: []}
     engines = {
-        drafts: new_engine(loaded, ladder if drafts else None, len(rows))
+        drafts: new_engine(loaded, ladder if drafts else None, len(rows), draft_model)
         for drafts in (False, True)
     }
     chance = random.Random(len(rows))
@@ -102,6 +108,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--float32", action="store_true", help="use the weights in float32")
+    parser.add_argument("--draft", type=Path, help="folder of a draft model")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
     gc.disable()
     for name in chosen.models:
@@ -127,13 +134,19 @@ def main(arguments: Iterable[str] | None = None) -> None:
         )
         click.echo("|---|---|---|---|---|---|")
         loaded = (model, tokenizer)
+        draft = LoadedDraft()
+        if chosen.draft:
+            draft = load_draft(chosen.draft, loaded, ladder, max(ROWS))
+            click.echo(f"\nno draft model: {draft.because}" if draft.because else "")
         for trace in chosen.traces:
             for rows in chosen.rows:
                 asked = [
                     row_of(tokenizer, loaded, trace, number, chosen.tokens)
                     for number in range(rows)
                 ]
-                alone, (best, *others), right = ratio(loaded, asked, ladder, chosen.rounds)
+                alone, (best, *others), right = ratio(
+                    loaded, asked, ladder, chosen.rounds, draft.model
+                )
                 click.echo(
                     f"| {trace} | {rows} | {alone:.0f} | {best:.2f} | {median(others):.2f} |"
                     f" {right:.0%} |"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.model import ModelRuntime
     from mlx_worker.supervisor.model_status import ModelStatus
     from mlx_worker.wire.kv_cost import KvCost
-    from mlx_worker.wire.messages import Loaded, Pong
+    from mlx_worker.wire.messages import Loaded, PassCost, Pong
 
 # --- status -------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
         "warnings": list(model.warnings),
         "contextLength": loaded.context_length if loaded else None,
         "unbatched": loaded.unbatched if loaded else "",
-        "speculation": _speculation(loaded, pong),
+        "speculation": _speculation(model, loaded, pong),
         "dtype": loaded.dtype if loaded else "",
         "blas": child.versions.get("blas", ""),
         "enteredAt": {name.value: at for name, at in model.entered_at.items()},
@@ -181,17 +181,32 @@ def _model(model: ModelStatus, context: AppContext) -> dict[str, Any]:
     }
 
 
-def _speculation(loaded: Loaded | None, pong: Pong | None) -> dict[str, Any]:
-    """Return why no tokens are drafted, the measured forward passes, and what came of drafts."""
-    passes: dict[int, list[float]] = {}
-    for cost in loaded.pass_costs if loaded else []:
-        passes.setdefault(cost.rows, []).append(round(cost.seconds * 1000, 3))
+def _speculation(model: ModelStatus, loaded: Loaded | None, pong: Pong | None) -> dict[str, Any]:
+    """Return why no tokens are drafted, the measured forward passes, and what came of drafts.
+
+    `draftModel` has the same of the draft model; None: none is configured.
+    """
+    of_draft_model = {
+        "off": loaded.no_draft_model if loaded else "",
+        "passes": _passes(loaded.draft_costs) if loaded else [],
+        "draftedTokens": pong.model_drafted_tokens if pong else 0,
+        "acceptedTokens": pong.model_accepted_tokens if pong else 0,
+    }
     return {
         "off": loaded.no_speculation if loaded else "",
-        "passes": [{"rows": rows, "ms": by_width} for rows, by_width in passes.items()],
+        "passes": _passes(loaded.pass_costs) if loaded else [],
         "draftedTokens": pong.drafted_tokens if pong else 0,
         "acceptedTokens": pong.accepted_tokens if pong else 0,
+        "draftModel": of_draft_model if model.config.draft else None,
     }
+
+
+def _passes(costs: list[PassCost]) -> list[dict[str, Any]]:
+    """Return the measured forward passes by rows; those of one number of rows by their width."""
+    passes: dict[int, list[float]] = {}
+    for cost in costs:
+        passes.setdefault(cost.rows, []).append(round(cost.seconds * 1000, 3))
+    return [{"rows": rows, "ms": by_width} for rows, by_width in passes.items()]
 
 
 def _kv(cost: KvCost) -> dict[str, Any]:

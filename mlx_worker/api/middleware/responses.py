@@ -30,7 +30,9 @@ class JoinedHeadResponse(web.StreamResponse):
     """An event stream whose headers are sent together with the first part of its body.
 
     One write to the socket instead of two: each wakes the client. The first part has to follow the
-    preparation at once.
+    preparation at once. aiohttp does the same for whole responses only, and has no public setting
+    for streams. Without this attribute of aiohttp's class the headers would be a write of their
+    own, which `test_headers_and_first_event_are_one_write` finds.
     """
 
     _send_headers_immediately = False

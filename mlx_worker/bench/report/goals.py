@@ -50,6 +50,7 @@ class Outcome:
 
 
 MLX_LM, VLLM, SPARE, DISK = "mlx_lm.server", "vllm-mlx", "node with standby", "node with disk"
+DRAFTS, NO_DRAFTS = "node with drafts", "node without drafts"
 
 GOALS = (
     Goal("throughput at 32", "streams-32", "throughput", "limit", 0.90, at_least=True),
@@ -138,6 +139,19 @@ GOALS = (
         at_least=False,
         other="found_p99",
         of=DISK,
+    ),
+    *(
+        Goal(
+            f"drafts at {rows}, {trace}",
+            f"speculation-{trace}",
+            f"throughput_{rows}",
+            NO_DRAFTS,
+            bound,
+            at_least=True,
+            of=DRAFTS,
+        )
+        for trace, bound in (("edit", 1.5), ("json", 1.5), ("prose", 0.97))
+        for rows in (1, 4)
     ),
 )
 

@@ -20,16 +20,13 @@ if TYPE_CHECKING:
     from mlx_worker.bench.report.goals import Outcome
     from mlx_worker.bench.report.results import Results
 
-NODE = "node"
-
 
 def scenario_table(results: Results, scenario: str) -> Group:
-    """Return a table: median (lowest..highest) of each target, and the node's ratios."""
-    targets = results.targets(scenario)
-    others = [item for item in targets if item != NODE] if NODE in targets else []
+    """Return a table: median (lowest..highest) of each target, and the first one's ratios."""
+    first, *others = targets = results.targets(scenario)
     table = Table(title=scenario, title_justify="left", title_style="bold")
     table.add_column("")
-    for title in [*targets, *(f"{NODE} / {other}" for other in others)]:
+    for title in [*targets, *(f"{first} / {other}" for other in others)]:
         table.add_column(title, justify="right")
     for name in results.figures(scenario):
         figure = FIGURES.get(name, Figure(name, ""))
@@ -37,7 +34,7 @@ def scenario_table(results: Results, scenario: str) -> Group:
         table.add_row(
             f"{figure.label} {f'[dim]{figure.unit}[/]' if figure.unit else ''}",
             *(_formatted(spread(rounds[target]), figure.digits) for target in targets),
-            *(_formatted(spread(ratios(rounds[NODE], rounds[other])), 2) for other in others),
+            *(_formatted(spread(ratios(rounds[first], rounds[other])), 2) for other in others),
         )
     return Group(table, *_complaints(results, scenario))
 

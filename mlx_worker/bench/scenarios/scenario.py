@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from mlx_worker.bench.processes import Roles
     from mlx_worker.bench.prompts import Prompts
 
-Kind: TypeAlias = Literal["limit", "node", "standby", "disk", "running", "peer"]
-"""`standby`: a node with a spare child, `disk`: a node that keeps KV on disk too, `running`: a node
-started by its user, not to be harmed."""
-SyntheticModel: TypeAlias = Literal["nano", "tiny", "slow"]
+Kind: TypeAlias = Literal[
+    "limit", "node", "standby", "disk", "drafts", "no drafts", "running", "peer"
+]
+"""`standby`: a node with a spare child, `disk`: a node that keeps KV on disk too, `drafts`: a node
+with `speculation = "on"`, `no drafts`: the same with "off", `running`: a node started by its user,
+not to be harmed."""
+SyntheticModel: TypeAlias = Literal["nano", "tiny", "slow", "repeating"]
 
 LONG_ANSWER = 4000
 """Tokens: an answer that is still being written when it is no longer needed."""

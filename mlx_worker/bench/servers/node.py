@@ -22,26 +22,39 @@ from mlx_worker.bench.servers.target import CACHE_BYTES, ROWS
 from mlx_worker.errors import BenchmarkError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mlx_worker.bench.scenarios.scenario import Kind
+    from mlx_worker.config.schema.model import Speculation
 
+BY_SPECULATION: Mapping[Speculation, tuple[str, Kind]] = {
+    "auto": ("node", "node"),
+    "on": ("node with drafts", "drafts"),
+    "off": ("node without drafts", "no drafts"),
+}
 QUEUE = 1024
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEALTH_TIMEOUT = 10.0
 
 
 class StartedNode:
-    """`mlx-worker serve`, on a free port: without or with a spare child, or with KV on disk.
+    """`mlx-worker serve`, on a free port: as it is, or with one thing that scenarios are about.
 
-    A spare that is prepared takes a core for a second or two, and records are written beside the
-    load, so only what a spare or the disk changes is measured beside them.
+    That is a spare child, KV on disk, or a setting of `speculation`. A spare that is prepared takes
+    a core for a second or two, and records are written beside the load, so only what a spare or the
+    disk changes is measured beside them.
     """
 
-    def __init__(self, *, spares: int = 0, has_disk: bool = False) -> None:
-        self.name = "node with disk" if has_disk else "node with standby" if spares else "node"
-        self.kind: Kind = "disk" if has_disk else "standby" if spares else "node"
+    def __init__(
+        self, *, spares: int = 0, has_disk: bool = False, speculation: Speculation = "auto"
+    ) -> None:
+        self.name, self.kind = BY_SPECULATION[speculation]
+        if has_disk:
+            self.name, self.kind = "node with disk", "disk"
+        elif spares:
+            self.name, self.kind = "node with standby", "standby"
         self._spares = spares
+        self._speculation = speculation
 
     @contextlib.contextmanager
     def opened(self, models: Sequence[Path], kept: Path | None = None) -> Iterator[Server]:
@@ -52,7 +65,7 @@ class StartedNode:
             file = Path(folder) / "bench.toml"
             served = dict(zip(names, models, strict=True))
             disk = (kept or Path(folder)) / "kv" if self.kind == "disk" else None
-            file.write_text(_configuration(served, port, self._spares, disk))
+            file.write_text(_configuration(served, port, self._spares, disk, self._speculation))
             command = [sys.executable, "-m", "mlx_worker", "serve", "--config", str(file)]
             with started(command, port, names, _roles) as server:
                 yield server
@@ -103,11 +116,14 @@ def _roles(pid: int) -> dict[str, list[int]]:
     return {"front": [front], "child": children}
 
 
-def _configuration(models: dict[str, Path], port: int, spares: int, disk: Path | None) -> str:
+def _configuration(
+    models: dict[str, Path], port: int, spares: int, disk: Path | None, speculation: Speculation
+) -> str:
     server = f'[server]\nhost = "{HOST}"\nport = {port}\n'
     tables = [
         f'[[models]]\nid = "{name}"\npath = {msgspec.json.encode(str(folder.resolve())).decode()}\n'
         f"max_concurrency = {ROWS}\nmax_queue = {QUEUE}\ncache_bytes = {CACHE_BYTES}\n"
+        f'speculation = "{speculation}"\n'
         for name, folder in models.items()
     ]
     # Children that are killed on purpose come back at once, and are not given up. A node that can

@@ -1,5 +1,7 @@
 """The synthetic llamas: nano for the serving stack, tiny for prompts, slow for decode steps.
 
+And one that repeats itself, for drafts.
+
 [bench]
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.bench.synthetic.family import Family, Shape, Spec
+from mlx_worker.bench.synthetic.family import GAINS, Family, Shape, Spec
 from mlx_worker.bench.synthetic.tokenizer import IM_END, SPECIALS, VOCABULARY
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ TINY = Spec(hidden=64, layers=2, heads=4, intermediate=128, seed=1)
 SLOW = replace(TINY, padding=48_000)
 """Tiny with as many logits as a real model: a step of eight rows takes 10 ms and more on a CPU, as
 a step of a real model does."""
+REPEATING = replace(TINY, seed=3)
+"""Tiny for `DEAF_LLAMA`: greedy answers repeat the same 14 words."""
 
 
 def llama_config(spec: Spec) -> dict[str, Any]:
@@ -90,3 +94,5 @@ def _llama_shapes(spec: Spec) -> dict[str, Shape]:
 
 
 LLAMA = Family(llama_config, _llama_shapes)
+DEAF_LLAMA = replace(LLAMA, gains={**GAINS, "o_proj": 0.0})
+"""A token depends on the one before alone: greedy answers soon repeat the same few words."""

@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_worker.bench.synthetic.folder import make_folder
-from mlx_worker.bench.synthetic.llama import LLAMA, NANO, SLOW, TINY
+from mlx_worker.bench.synthetic.llama import DEAF_LLAMA, LLAMA, NANO, REPEATING, SLOW, TINY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mlx_worker.bench.synthetic.family import Family, Spec
+
+SYNTHETIC: Mapping[str, tuple[Spec, Family]] = {
+    "nano": (NANO, LLAMA),
+    "tiny": (TINY, LLAMA),
+    "slow": (SLOW, LLAMA),
+    "repeating": (REPEATING, DEAF_LLAMA),
+}
 
 CONTEXT = 32_768
 """Positions of the models synthetic here: room for the longest prompts and for long answers."""
@@ -32,7 +41,7 @@ def models(given: Path | None = None) -> Iterator[Callable[[str], Path]]:
 
         @cache
         def synthetic(name: str) -> Path:
-            spec = replace({"nano": NANO, "tiny": TINY, "slow": SLOW}[name], context=CONTEXT)
-            return make_folder(spec, LLAMA, Path(root) / name)
+            spec, family = SYNTHETIC[name]
+            return make_folder(replace(spec, context=CONTEXT), family, Path(root) / name)
 
         yield synthetic

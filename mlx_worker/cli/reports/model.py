@@ -61,6 +61,8 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "context", f"{facts['contextLength']} tokens" if facts["contextLength"] else ""
     yield "batching", f"one request at a time: {facts['unbatched']}" if facts["unbatched"] else ""
     yield "speculation", f"off: {off}" if (off := facts["speculation"]["off"]) else ""
+    if draft := facts["speculation"]["draftModel"]:
+        yield "draft model", f"off: {draft['off']}" if draft["off"] else ""
     yield "weights in", facts["dtype"]
     yield "matrix products", facts["blas"]
     yield from _memory(facts)

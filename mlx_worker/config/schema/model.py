@@ -211,6 +211,15 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ' no further than batches do; then an answer may depend on timing. "off": never.'
         ),
     ] = "auto"
+    draft: Annotated[
+        Name | None,
+        Meta(
+            description="Folder (relative to this file), or a name in the models folder, of a"
+            " smaller model with the same tokenizer. It drafts tokens where a lookup finds nothing;"
+            " no token changes. Without this key all drafts are looked up. One model over several"
+            " processes (`ranks`) has no draft model."
+        ),
+    ] = None
     prefill_pause: Annotated[
         float,
         Meta(

@@ -7,14 +7,20 @@ as far as it is the same. [child]
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from mlx_worker.engine.decoding import Decoders, TokenResponse, normalized
 from mlx_worker.engine.sampling import sample_rows
+from mlx_worker.engine.speculation.draft_model import DraftAsk
 from mlx_worker.engine.speculation.kv import close_gap, cut, drop_last, free_columns
 from mlx_worker.engine.speculation.speculation import WIDEST, Speculation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mlx_worker.engine.speculation.drafter import Drafter
 
 
 class DraftingDecoders(Decoders):
@@ -41,6 +47,12 @@ class DraftingDecoders(Decoders):
             response.surplus = len(run)
             whole += [response, *run]
         return whole
+
+    def filter(self, keep: list[int]) -> None:
+        """Keep these rows alone; the draft model forgets the others."""
+        super().filter(keep)
+        if (model := self.speculation.draft_model) is not None:
+            model.keep(self.uids)
 
     def retract(self, uid: int, count: int) -> None:
         """Take the last tokens of a row back, which is about to leave: its text ended before."""
@@ -73,29 +85,110 @@ class DraftingDecoders(Decoders):
         speculation, rows = self.speculation, len(self.uids)
         if not speculation.pays(rows):
             return {}
-        drafters = {
-            place: row.drafter
-            for place, row in enumerate(self.samplers)
-            if row.drafter is not None and row.drafter.may_draft(self.tokens[place])
-        }
-        if not drafters:
-            return {}
         # A wide pass does not make the KV grow before a narrow one would: that is accounted for.
         columns = free_columns(self.prompt_cache) or WIDEST
         longest = max(map(len, self.tokens)) + 1
-        hoped = [(WIDEST - 1, drafter.hit_rate) for drafter in drafters.values()]
-        if speculation.width(rows, hoped, longest, columns) == 1:
+        drafters, asking = self._candidates(longest, columns)
+        if not (drafters or asking):
             return {}
-        last: list[int] = self._next_tokens.tolist()  # type: ignore[assignment]
+        hoped = [(WIDEST - 1, drafter.hit_rate) for drafter in drafters.values()]
+        width, _ = speculation.plan(rows, hoped, longest, columns, _model_rates(asking))
+        last: list[int] = []
+        drafts: dict[int, list[int]] = {}
+        is_model_asked = False
+        if width > 1:
+            last = self._next_tokens.tolist()  # type: ignore[assignment]
+            drafts = self._looked_up(drafters, last)
+            asking = self._still_asking(drafters.keys() - drafts.keys(), asking, last)
+            found = [(len(draft), drafters[place].hit_rate) for place, draft in drafts.items()]
+            rates = _model_rates(asking)
+            width, is_model_asked = speculation.plan(rows, found, longest, columns, rates)
+        if is_model_asked:
+            drafts |= self._model_drafts(asking, last, width - 1)
+        else:
+            for drafter in asking.values():
+                drafter.model.forget()
+        return {place: draft[: width - 1] for place, draft in drafts.items()} if width > 1 else {}
+
+    def _candidates(
+        self, longest: int, columns: int
+    ) -> tuple[dict[int, Drafter], dict[int, Drafter]]:
+        """Return the rows whose lookup has found something, and those that ask the draft model.
+
+        The draft model reads some tokens of the first row that would ask and is behind.
+        """
+        speculation, rows = self.speculation, len(self.uids)
+        found: dict[int, Drafter] = {}
+        asking: dict[int, Drafter] = {}
+        is_read = False
+        for place, row in enumerate(self.samplers):
+            drafter, tokens = row.drafter, self.tokens[place]
+            if drafter is None:
+                continue
+            if drafter.may_draft(tokens):
+                found[place] = drafter
+            elif not speculation.may_ask(drafter, len(tokens)):
+                continue
+            elif not speculation.is_behind(self.uids[place], tokens):
+                asking[place] = drafter
+            elif not is_read:
+                is_read = True
+                if speculation.plan(rows, (), longest, columns, [drafter.model.hit_rate])[1]:
+                    speculation.read(rows, self.uids[place], tokens)
+        return found, asking
+
+    def _looked_up(self, drafters: dict[int, Drafter], last: list[int]) -> dict[int, list[int]]:
+        """Return what the lookups of rows draft, by their places."""
         drafts: dict[int, list[int]] = {}
         for place, drafter in drafters.items():
-            # Never the last token that the row may have: a row ends at the first of a pass.
-            left = self.max_tokens[place] - self._num_tokens[place] - 2
-            if draft := drafter.draft(last[place], min(left, WIDEST - 1)):
+            if draft := drafter.draft(last[place], min(self._left(place), WIDEST - 1)):
                 drafts[place] = draft
-        found = [(len(draft), drafters[place].hit_rate) for place, draft in drafts.items()]
-        width = speculation.width(rows, found, longest, columns)
-        return {place: draft[: width - 1] for place, draft in drafts.items()} if width > 1 else {}
+        return drafts
+
+    def _still_asking(
+        self, others: Iterable[int], asking: dict[int, Drafter], last: list[int]
+    ) -> dict[int, Drafter]:
+        """Return the rows that ask the draft model once their next tokens are known.
+
+        `others` are the places of rows whose lookup had nothing behind the next token after all.
+        """
+        places = {
+            place: drafter
+            for place in (*asking, *others)
+            if (drafter := self.samplers[place].drafter) is not None
+            and self.speculation.may_ask(drafter, len(self.tokens[place]))
+            and not self.speculation.is_behind(self.uids[place], self.tokens[place])
+        }
+        return {
+            place: places[place]
+            for place in sorted(places)
+            if self._left(place) > 0 and not places[place].is_ended_by(last[place])
+        }
+
+    def _left(self, place: int) -> int:
+        """Return how many tokens of a row may be drafted: never the last that the row may have.
+
+        A row ends at the first token of a pass.
+        """
+        return self.max_tokens[place] - self._num_tokens[place] - 2
+
+    def _model_drafts(
+        self, asking: dict[int, Drafter], last: list[int], count: int
+    ) -> dict[int, list[int]]:
+        """Return what the draft model drafts for rows, by their places."""
+        proposed = self.speculation.propose(
+            {
+                self.uids[place]: DraftAsk(self.tokens[place], last[place], self.samplers[place])
+                for place in asking
+            },
+            count,
+        )
+        drafts: dict[int, list[int]] = {}
+        for place, drafter in asking.items():
+            drafted = proposed.get(self.uids[place], [])
+            if draft := drafter.take_model_draft(drafted, self._left(place)):
+                drafts[place] = draft
+        return drafts
 
     def _wide_step(self, drafts: dict[int, list[int]]) -> tuple[list[int], list[mx.array | None]]:
         """Compute what follows the next tokens and the drafts, and keep what is right of these.
@@ -157,14 +250,19 @@ class DraftingDecoders(Decoders):
                 continue
             self._num_tokens[place] += count
             self.samplers[place].take_back(len(draft) - count)
-            self.speculation.record(len(draft), count)
             if (drafter := self.samplers[place].drafter) is not None:
+                self.speculation.record(len(draft), count, by_model=drafter.is_by_model)
                 drafter.record(len(draft), count, len(self.tokens[place]))
             self._runs[self.uids[place]] = [
                 TokenResponse(self.uids[place], *follow, None, None, None, count - 1 - number)
                 for number, follow in enumerate(follows[place][:count])
             ]
         return counts
+
+
+def _model_rates(asking: dict[int, Drafter]) -> list[float]:
+    """Return how often the draft model has been right about each of these rows."""
+    return [drafter.model.hit_rate for drafter in asking.values()]
 
 
 def _padded(last: list[int], drafts: dict[int, list[int]], dtype: mx.Dtype) -> mx.array:

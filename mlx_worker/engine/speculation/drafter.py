@@ -16,10 +16,46 @@ REMEMBERED: Final = 0.9
 """The weight of what is known, for each token that is added."""
 FIRST_HITS, FIRST_TRIES = 1.0, 2.0
 """What a new row is expected to have hit."""
+FIRST_MODEL_HITS, FIRST_MODEL_TRIES = 3.0, 4.0
+"""What the draft model is expected to have hit for a new row."""
+FORGETTING: Final = 0.01
+"""The share of what is known of the draft model that a step forgets in which it was not asked."""
 LONGEST_PAUSE: Final = 64
 """Tokens for which a row does not draft after many drafts that were wrong from the first token."""
 LONGEST_BLIND: Final = 8
 """Tokens between two searches of a row whose last tokens are new each time."""
+
+
+class ModelTrust:
+    """Know how often the draft model was right about one row, and when the row asks for drafts."""
+
+    def __init__(self) -> None:
+        self._hits, self._tries = FIRST_MODEL_HITS, FIRST_MODEL_TRIES
+        self._resumes_at = 0
+        self._misses = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Return the probability that a drafted token is right if all before it are."""
+        return self._hits / self._tries
+
+    def may_ask(self, tokens: int) -> bool:
+        """Return True if the row may ask when it has this number of tokens."""
+        return tokens >= self._resumes_at
+
+    def forget(self) -> None:
+        """Forget a little: drafts that did not pay lately are tried again."""
+        self._hits += (FIRST_MODEL_HITS - self._hits) * FORGETTING
+        self._tries += (FIRST_MODEL_TRIES - self._tries) * FORGETTING
+
+    def record(self, drafted: int, accepted: int, tokens: int) -> None:
+        """Learn how many drafted tokens were right, when the row has this number of tokens."""
+        for is_right in (*[1] * accepted, *[0] * (accepted < drafted)):
+            self._hits = self._hits * REMEMBERED + is_right
+            self._tries = self._tries * REMEMBERED + 1
+        self._misses = 0 if accepted else self._misses + 1
+        if self._misses > 1:
+            self._resumes_at = tokens + min(LONGEST_PAUSE, 1 << (self._misses - 1))
 
 
 class Drafter:
@@ -27,11 +63,14 @@ class Drafter:
 
     The hit rate is known without drafts too: what a lookup proposes is compared with every token.
     `accepted_predicted` and `rejected_predicted` count drafted tokens of the request's prediction.
+    `is_by_model`: the last draft is the draft model's.
     """
 
     def __init__(self, prediction: Sequence[int], ends: Collection[int]) -> None:
         self.accepted_predicted = 0
         self.rejected_predicted = 0
+        self.is_by_model = False
+        self.model = ModelTrust()
         self._prediction = prediction
         self._ends = ends
         self._lookup: Lookup | None = None
@@ -67,16 +106,25 @@ class Drafter:
 
     def draft(self, token: int, count: int) -> list[int]:
         """Return at most `count` tokens that may follow `token`, the row's next one."""
+        self.is_by_model = False
         if self._lookup is None or token in self._ends:
             return []
-        drafted = self._lookup.after(token, count)
-        for place, draft in enumerate(drafted):
-            if draft in self._ends:
-                return drafted[:place]
-        return drafted
+        return self._before_end(self._lookup.after(token, count))
+
+    def take_model_draft(self, drafted: Sequence[int], count: int) -> list[int]:
+        """Return at most `count` tokens of a draft of the draft model."""
+        self.is_by_model = True
+        return self._before_end(drafted[:count])
+
+    def is_ended_by(self, token: int) -> bool:
+        """Return True if the token ends the row."""
+        return token in self._ends
 
     def record(self, drafted: int, accepted: int, tokens: int) -> None:
         """Learn how many drafted tokens were right, when the row has this number of tokens."""
+        if self.is_by_model:
+            self.model.record(drafted, accepted, tokens)
+            return
         assert self._lookup is not None
         if self._lookup.follows_prediction:
             self.accepted_predicted += accepted
@@ -84,3 +132,10 @@ class Drafter:
         self._misses = 0 if accepted else self._misses + 1
         if self._misses > 1:
             self._resumes_at = tokens + min(LONGEST_PAUSE, 1 << (self._misses - 1))
+
+    def _before_end(self, drafted: Sequence[int]) -> list[int]:
+        """Return the drafted tokens in front of the first one that would end the row."""
+        for place, token in enumerate(drafted):
+            if token in self._ends:
+                return list(drafted[:place])
+        return list(drafted)

@@ -16,6 +16,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from mlx_worker.engine.batch_support import unbatched_because
 from mlx_worker.engine.speculation.rounding import rounding_because
+from mlx_worker.wire.messages import PassCost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -42,6 +43,11 @@ class Ladder:
     seconds: Mapping[tuple[int, int], float]
     because: str = ""
     clock: Callable[[], float] = time.perf_counter
+
+    @property
+    def pass_costs(self) -> list[PassCost]:
+        """Return the measured forward passes."""
+        return [PassCost(*of, seconds) for of, seconds in self.seconds.items()]
 
     def cost(self, rows: int, width: int) -> float:
         """Return the seconds of a forward pass, between and beyond what was measured too."""
@@ -112,7 +118,7 @@ def measure_ladder(
         cache = [layer.merge([layer] * count) for layer in layers]
         for width in WIDTHS:
             tokens = mx.zeros((count, width), dtype=mx.int32)
-            seconds[count, width] = took = _fastest(model, tokens, cache, clock)
+            seconds[count, width] = took = fastest_pass(model, tokens, cache, clock)
             for narrower in WIDTHS[: WIDTHS.index(width)]:
                 # What disturbed a pass was no part of its cost.
                 seconds[count, narrower] = min(seconds[count, narrower], took)
@@ -131,7 +137,9 @@ def measure_ladder(
     )
 
 
-def _fastest(model: Any, tokens: mx.array, cache: list[Any], clock: Callable[[], float]) -> float:
+def fastest_pass(
+    model: Any, tokens: mx.array, cache: list[Any], clock: Callable[[], float]
+) -> float:
     """Return the seconds of the fastest of some equal passes, the first one apart."""
     seconds: list[float] = []
     while len(seconds) <= TRIES and max(seconds, default=0) < SLOW:

@@ -37,6 +37,12 @@ class StepPace:
             self._add((now - begun) / seconds, was_wide)
         self._running = now, is_wide, expected
 
+    def exclude(self, seconds: float) -> None:
+        """Leave seconds that just passed out of the running step."""
+        if self._running is not None:
+            begun, was_wide, expected = self._running
+            self._running = begun + seconds, was_wide, expected
+
     def _add(self, factor: float, is_wide: bool) -> None:
         if factor > OUTLIER * (self.wide if is_wide else self.narrow):
             return

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
-from mlx_worker.engine.speculation.pace import StepPace
-from mlx_worker.wire.messages import PassCost
+from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, StepPace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mlx_worker.engine.sequence import Sequence as Row
+    from mlx_worker.engine.speculation.draft_model import DraftAsk, DraftModel
+    from mlx_worker.wire.messages import PassCost
 
 WIDEST: Final = WIDTHS[-1]
+READ_SHARE: Final = 1 / 16
+"""The share of a step's time in which the draft model reads prompts."""
 MARGIN: Final = 1.05
 """How many times as fast a wide pass must be expected to be: it waits for tokens, and cuts KV."""
 
@@ -27,12 +30,24 @@ class Speculation:
     """Decide for the batch of one engine how many drafted tokens a pass has.
 
     `context_length` is in tokens: no pass reads further. A pass has no more logits, of which each
-    token has `vocabulary`, than a pass over a scored prompt. `drafted` and `accepted` count tokens.
+    token has `vocabulary`, than a pass over a scored prompt. `drafted` and `accepted` count tokens,
+    `model_drafted` and `model_accepted` those of the draft model. `draft_model` None: all drafts
+    are looked up.
     """
 
-    def __init__(self, ladder: Ladder, context_length: int, vocabulary: int) -> None:
+    def __init__(
+        self,
+        ladder: Ladder,
+        context_length: int,
+        vocabulary: int,
+        draft_model: DraftModel | None = None,
+    ) -> None:
         self.drafted = 0
         self.accepted = 0
+        self.model_drafted = 0
+        self.model_accepted = 0
+        self.draft_model = draft_model
+        self._draft_factor = 1.0
         self._ladder = ladder
         self._context_length = context_length
         self._vocabulary = vocabulary
@@ -47,10 +62,7 @@ class Speculation:
     @property
     def pass_costs(self) -> list[PassCost]:
         """Return the measured forward passes."""
-        return [
-            PassCost(rows, width, seconds)
-            for (rows, width), seconds in self._ladder.seconds.items()
-        ]
+        return self._ladder.pass_costs
 
     def start(self, row: Row, prediction: Sequence[int] = ()) -> None:
         """Have a row draft, unless it decodes step by step.
@@ -63,10 +75,43 @@ class Speculation:
         if not (row.processors or sampler.constraint or sampler.budget):
             sampler.drafter = Drafter(prediction, row.ends)
 
-    def record(self, drafted: int, accepted: int) -> None:
+    def record(self, drafted: int, accepted: int, *, by_model: bool = False) -> None:
         """Count the tokens of a draft, and those of them that were right."""
         self.drafted += drafted
         self.accepted += accepted
+        if by_model:
+            self.model_drafted += drafted
+            self.model_accepted += accepted
+
+    def may_ask(self, drafter: Drafter, tokens: int) -> bool:
+        """Return True if a row with this number of tokens may ask the draft model for a draft."""
+        model = self.draft_model
+        return model is not None and model.takes(tokens) and drafter.model.may_ask(tokens)
+
+    def propose(self, asks: Mapping[int, DraftAsk], count: int) -> dict[int, list[int]]:
+        """Return what the draft model drafts for rows, by their numbers; learn how long it takes.
+
+        The engine's own steps are not slower for that time.
+        """
+        assert self.draft_model is not None
+        begun = self._ladder.clock()
+        drafts = self.draft_model.propose(asks, count)
+        took = self._ladder.clock() - begun
+        self._pace.exclude(took)
+        factor = took / self.draft_model.cost(len(asks), count)
+        if factor <= OUTLIER * self._draft_factor:
+            self._draft_factor = self._draft_factor * KEPT + factor * (1 - KEPT)
+        return drafts
+
+    def is_behind(self, uid: int, tokens: Sequence[int]) -> bool:
+        """Return True if the draft model has to read tokens of the row before it drafts for it."""
+        return self.draft_model is not None and self.draft_model.is_behind(uid, tokens)
+
+    def read(self, rows: int, uid: int, tokens: Sequence[int]) -> None:
+        """Have the draft model read some tokens of a row, while this number of rows decodes."""
+        assert self.draft_model is not None
+        step = self._pace.narrow * self._ladder.cost(rows, 1)
+        self.draft_model.read(uid, tokens, step * READ_SHARE)
 
     def pays(self, rows: int) -> bool:
         """Return True if a pass with this number of rows can be worth a wait for its tokens."""
@@ -92,6 +137,42 @@ class Speculation:
         `drafts` has for each row that could draft how many tokens it has, and its hit rate.
         `longest` is how many tokens the longest row has. The KV has room for `columns` tokens more.
         """
+        return self.plan(rows, drafts, longest, columns)[0]
+
+    def plan(
+        self,
+        rows: int,
+        drafts: Sequence[tuple[int, float]],
+        longest: int,
+        columns: int,
+        asking: Sequence[float] = (),
+    ) -> tuple[int, bool]:
+        """Return the width of the next pass, and whether the draft model is asked.
+
+        `asking` has the hit rates of the rows that would ask the draft model; the rest is as for
+        `width`.
+        """
+        width, speed = self._best(rows, drafts, longest, columns)
+        model = self.draft_model
+        if model is None or not asking:
+            return width, False
+        more = [*drafts, *((WIDEST - 1, rate) for rate in asking)]
+        extra = [self._draft_factor * model.cost(len(asking), count) for count in range(1, WIDEST)]
+        model_width, model_speed = self._best(rows, more, longest, columns, extra)
+        return (model_width, True) if model_speed > speed else (width, False)
+
+    def _best(
+        self,
+        rows: int,
+        drafts: Sequence[tuple[int, float]],
+        longest: int,
+        columns: int,
+        extra: Sequence[float] = (0.0,) * WIDEST,
+    ) -> tuple[int, float]:
+        """Return the best width, and how many tokens a second it promises.
+
+        `extra` are the seconds that drafts of 1, 2, … tokens take.
+        """
         narrow, wide = self._pace.narrow, self._pace.wide
         best, best_speed = 1, MARGIN * rows / (narrow * self._ladder.cost(rows, 1))
         widest = min(
@@ -103,10 +184,10 @@ class Speculation:
         )
         for width in range(2, widest + 1):
             expected = sum(_expected(min(count, width - 1), rate) for count, rate in drafts)
-            seconds = wide * self._ladder.cost(rows, width)
+            seconds = wide * self._ladder.cost(rows, width) + extra[width - 2]
             if (speed := (rows + expected) / seconds) > best_speed:
                 best, best_speed = width, speed
-        return best
+        return best, best_speed
 
 
 def _expected(count: int, rate: float) -> float:

@@ -64,6 +64,18 @@ def process_families(context: AppContext) -> Iterator[Metric]:
         _of_pongs(models, "accepted_tokens"),
     )
     yield counter(
+        "draft_model_tokens",
+        "Drafted tokens that the draft model drafted, and no lookup.",
+        MODEL,
+        _of_pongs(models, "model_drafted_tokens"),
+    )
+    yield counter(
+        "accepted_draft_model_tokens",
+        "Drafted tokens of the draft model that were right.",
+        MODEL,
+        _of_pongs(models, "model_accepted_tokens"),
+    )
+    yield counter(
         "stalls",
         "Processes of a model that were killed because they had work and made no progress.",
         MODEL,
