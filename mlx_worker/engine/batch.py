@@ -96,12 +96,17 @@ class Batch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
         mx.clear_cache()
 
     def confirm(self) -> None:
-        """Raise the error of earlier work of the device, if there was one.
+        """Raise the error of earlier work of the device, if there was one."""
+        confirm_device(self.stream)
 
-        mlx raises such an error when the stream is next used: this is the smallest use.
-        """
-        with mx.stream(self.stream):
-            mx.async_eval(mx.zeros((1,)))  # type: ignore[no-untyped-call]
+
+def confirm_device(stream: mx.Stream) -> None:
+    """Raise the error of earlier work of a device, if there was one; do not wait for that work.
+
+    mlx raises such an error when the stream is next used: this is the smallest use.
+    """
+    with mx.stream(stream):
+        mx.async_eval(mx.zeros((1,)))  # type: ignore[no-untyped-call]
 
 
 class _Readers(PromptProcessingBatch):  # type: ignore[misc]

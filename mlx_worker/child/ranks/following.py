@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.child.fatal import end_process
@@ -14,6 +15,7 @@ from mlx_worker.child.ranks.host import folder_on_host, room_for_kv
 from mlx_worker.child.ranks.leading import join_group
 from mlx_worker.child.ranks.link import prepare_link, watch_link
 from mlx_worker.child.ranks.messages import (
+    Confirmed,
     Join,
     PartFailed,
     PartLoaded,
@@ -133,7 +135,9 @@ class _Follower:
         group = join_group(place, begin.ring)
         ring.release()
         model = self._read_part(group)
-        batch = FollowingBatch(model, **batch_settings(self._load.max_concurrency))
+        settings = batch_settings(self._load.max_concurrency)
+        confirm = partial(self._send, Confirmed())
+        batch = FollowingBatch(model, on_confirmed=confirm, **settings)
         identity = model_identity(self._folder, model)
         loaded = PartLoaded(is_cuttable(model), identity, weight_bytes(model), self._kv_room)
         self._send(loaded)

@@ -19,6 +19,7 @@ import msgspec
 from mlx_worker.child.fatal import end_process
 from mlx_worker.child.ranks.link import prepare_link, watch_link
 from mlx_worker.child.ranks.messages import (
+    Confirmed,
     Join,
     PartFailed,
     PartLoaded,
@@ -83,7 +84,7 @@ class OtherRanks:
         self._connections = connections
         self._group: Any = None
         self._parts: list[PartLoaded] = []
-        self.log = OperationLog(self._send)
+        self.log = OperationLog(self._send, self._wait_until_confirmed)
 
     @classmethod
     def gather(
@@ -191,6 +192,11 @@ class OtherRanks:
     def _send(self, data: bytes) -> None:
         for connection in self._connections.values():
             connection.socket.sendall(data)
+
+    def _wait_until_confirmed(self) -> None:
+        for rank, connection in self._connections.items():
+            if not isinstance(message := connection.receive(), Confirmed):
+                raise ProtocolViolation(f"rank {rank} answered with {type(message).__name__}")
 
 
 def join_of(connection: RankConnection, place: RankPlace) -> Join | None:

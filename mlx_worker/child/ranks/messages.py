@@ -52,6 +52,10 @@ class PartMeasured(WireMessage, frozen=True):
     kv: KvCost
 
 
+class Confirmed(WireMessage, frozen=True):
+    """Tell that the rank has done what came before, and that its device has raised no error."""
+
+
 class PartFailed(WireMessage, frozen=True):
     """Tell that the rank cannot load its part; `permanent`: another try would fail the same way."""
 
@@ -59,7 +63,7 @@ class PartFailed(WireMessage, frozen=True):
     permanent: bool
 
 
-FromRank = Join | PartProgress | PartLoaded | PartMeasured | PartFailed
+FromRank = Join | PartProgress | PartLoaded | PartMeasured | Confirmed | PartFailed
 
 
 def frames_from_rank() -> Frames[FromRank]:

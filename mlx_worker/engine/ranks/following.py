@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import can_trim_prompt_cache
 
-from mlx_worker.engine.batch import _Readers
+from mlx_worker.engine.batch import _Readers, confirm_device
 from mlx_worker.engine.decoding import Decoders
 from mlx_worker.engine.kv.prompt_cache import copy_layers
 from mlx_worker.engine.output.end_tokens import EndTokens
@@ -24,6 +24,7 @@ from mlx_worker.engine.ranks.operations import (
     BadOperation,
     ClearMemory,
     Compare,
+    Confirm,
     Copy,
     Extract,
     Free,
@@ -35,6 +36,8 @@ from mlx_worker.engine.sampling import RowSampler
 from mlx_worker.wire.request import Sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlx_worker.engine.output.prompt_scores import PromptScorer
     from mlx_worker.engine.ranks.operations import AnyOperation
 
@@ -72,6 +75,7 @@ class _FollowingDecoders(Decoders):
         (zeros,) = mx.depends([mx.zeros(inputs.shape, dtype=mx.uint32)], [logits])
         self._next_tokens = shared(zeros)
         mx.async_eval(self._next_tokens)  # type: ignore[no-untyped-call]
+        self.on_encoded()
         tokens: list[int] = inputs.tolist()  # type: ignore[assignment]
         for held, token in zip(self.tokens, tokens, strict=True):
             held.append(token)
@@ -94,14 +98,20 @@ def _ignore_pace(tokens: int, seconds: float) -> None:
 
 
 class FollowingBatch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no types
-    """A batch that carries out operations, with the KV that these have put under handles."""
+    """A batch that carries out operations, with the KV that these have put under handles.
 
-    def __init__(self, model: Any, **settings: Any) -> None:
+    `on_confirmed` is called in each step that decodes, once the device has been given the step and
+    has raised nothing: the step before is done, and its tokens were read.
+    """
+
+    def __init__(self, model: Any, *, on_confirmed: Callable[[], None], **settings: Any) -> None:
         super().__init__(model, **settings)
+        self._on_confirmed = on_confirmed
         self._kv: dict[int, list[Any]] = {}
         self._prompt_batch = _FollowingReaders.empty(model, self.sampler)
         self._prompt_batch.on_read = _ignore_pace
         self._generation_batch = _FollowingDecoders.empty(model, self.sampler)
+        self._generation_batch.on_encoded = on_confirmed
         self.steps = 0
 
     @property
@@ -145,6 +155,10 @@ class FollowingBatch(BatchGenerator):  # type: ignore[misc]  # mlx_lm has no typ
         match operation:
             case ClearMemory():
                 mx.clear_cache()
+            case Confirm():
+                mx.synchronize(self.stream)
+                confirm_device(self.stream)
+                self._on_confirmed()
             case Compare():
                 if digest_of(self, self._kv) != operation.digest:
                     raise Diverged("this rank has other rows or other KV than rank 0")

@@ -3,7 +3,10 @@
 The operation goes out before rank 0 gives its own device any work of it: mlx lets a process queue
 only so much work, so that rank 0 would wait for the others, and the others for the operation. Idle
 ranks wait on their socket, without using the CPU. The sampled tokens of a step are shared by a sum
-over the ranks, to which the others give zeros. [child]
+over the ranks, to which the others give zeros.
+
+A part of a sum may be wrong by an error that the device of another rank has not raised yet. So the
+output of a step leaves rank 0 in the next step, when each rank has confirmed. [child]
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from mlx_worker.engine.ranks.kv_list import NO_KV, KvList
 from mlx_worker.engine.ranks.operations import (
     ClearMemory,
     Compare,
+    Confirm,
     Copy,
     Extract,
     Free,
@@ -31,6 +35,7 @@ from mlx_worker.engine.ranks.operations import (
     Remove,
     Step,
 )
+from mlx_worker.errors import ProtocolViolation
 from mlx_worker.wire.framing import encode
 
 if TYPE_CHECKING:
@@ -47,12 +52,20 @@ COMPARE_EVERY: Final = 64
 class OperationLog:
     """Send the operations of rank 0 to the other ranks, in order; `send` writes to all of them.
 
+    `wait` waits until each has confirmed once more; both raise OSError or ProtocolViolation.
     `are_cuttable`: the KV of each other rank can be cut at any token. Rank 0 may have none of the
     layers whose KV cannot.
     """
 
-    def __init__(self, send: Callable[[bytes], None], *, are_cuttable: bool = True) -> None:
+    def __init__(
+        self,
+        send: Callable[[bytes], None],
+        wait: Callable[[], None],
+        *,
+        are_cuttable: bool = True,
+    ) -> None:
         self._send_bytes = send
+        self._wait = wait
         self.are_cuttable = are_cuttable
         self._handles: set[int] = set()
         self._last = NO_KV
@@ -71,6 +84,18 @@ class OperationLog:
         """
         self._free_dropped()
         self._send(operation)
+
+    def confirm(self) -> None:
+        """Wait until each rank has done its work without an error. Raises ComputationFailed."""
+        self.append(Confirm())
+        self.wait_until_confirmed()
+
+    def wait_until_confirmed(self) -> None:
+        """Wait until each rank has confirmed once more. Raises ComputationFailed."""
+        try:
+            self._wait()
+        except (OSError, ProtocolViolation) as error:
+            raise ComputationFailed(f"another rank is gone: {error}") from error
 
     def compare(self, batch: BatchGenerator) -> None:
         """Have the other ranks compare a digest of this batch with their own."""
@@ -141,10 +166,23 @@ class _LeadingReaders(_Readers):
 class LeadingBatch(Batch):
     """A batch that the other ranks repeat."""
 
-    def __init__(self, model: Any, log: OperationLog, **settings: Any) -> None:
-        super().__init__(model, **settings)
+    def __init__(
+        self, model: Any, log: OperationLog, *, on_encoded: Callable[[], None], **settings: Any
+    ) -> None:
+        super().__init__(model, on_encoded=self._on_encoded, **settings)
         self._log = log
+        self._on_confirmed = on_encoded
         self._steps = 0
+        self.errors_come_late = True  # those of other ranks
+
+    def _on_encoded(self) -> None:
+        self._log.wait_until_confirmed()
+        self._on_confirmed()
+
+    def confirm(self) -> None:
+        """Raise the error of earlier work of any rank, if there was one."""
+        super().confirm()
+        self._log.confirm()
 
     @property
     def readers(self) -> type[_LeadingReaders]:

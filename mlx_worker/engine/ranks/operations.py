@@ -85,6 +85,10 @@ class MeasureKv(Operation, frozen=True):
     """Read one token as rank 0 does to measure the cost of a row: a forward is for all ranks."""
 
 
+class Confirm(Operation, frozen=True):
+    """Confirm, as every step that decodes is confirmed: earlier work is done, without an error."""
+
+
 class Compare(Operation, frozen=True):
     """Compare the batch and the handles with those of rank 0, by a digest."""
 
@@ -92,7 +96,17 @@ class Compare(Operation, frozen=True):
 
 
 AnyOperation = (
-    Begin | Insert | Step | Remove | Extract | Copy | Free | ClearMemory | MeasureKv | Compare
+    Begin
+    | Insert
+    | Step
+    | Remove
+    | Extract
+    | Copy
+    | Free
+    | ClearMemory
+    | MeasureKv
+    | Confirm
+    | Compare
 )
 
 

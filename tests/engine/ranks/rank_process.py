@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
@@ -32,6 +33,8 @@ from tests.engine.ranks.scenarios import CONCURRENCY
 if TYPE_CHECKING:
     from mlx_worker.wire.rank_place import Split
 
+CONFIRMED = b"c"
+
 
 def main() -> None:
     play, folder, kind, rank, fds, *addresses = sys.argv[1:]
@@ -44,19 +47,27 @@ def main() -> None:
     parts = mx.distributed.all_sum(mx.array(int(is_cuttable(model))))
     are_cuttable = bool(parts.item() == group.size())
     if group.rank() > 0:
-        follow(FollowingBatch(model, **batch_settings(CONCURRENCY)), sockets[0])
+        confirm = partial(sockets[0].sendall, CONFIRMED)
+        follow(
+            FollowingBatch(model, on_confirmed=confirm, **batch_settings(CONCURRENCY)), sockets[0]
+        )
         return
 
     def send(data: bytes) -> None:
         for other in sockets:
             other.sendall(data)
 
+    def wait() -> None:
+        for other in sockets:
+            if other.recv(1) != CONFIRMED:
+                raise ConnectionError("the connection was closed")
+
     engine = Engine(
         model,
         tokenizer,
         context_length=8192,
         max_concurrency=CONCURRENCY,
-        ranks=OperationLog(send, are_cuttable=are_cuttable),
+        ranks=OperationLog(send, wait, are_cuttable=are_cuttable),
     )
     print(json.dumps(getattr(scenarios, play)(engine, tokenizer)))  # noqa: T201
 
