@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from mlx_worker.system.process_titles import set_title
 from mlx_worker.wire.messages import Load, Loaded, LoadFailed, LoadProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from mlx_worker.child.imported_code import ImportedCode
     from mlx_worker.engine.kv.disk.tier import DiskTier
@@ -50,6 +51,32 @@ class LoadedModel:
     disk: DiskTier | None = None
 
 
+@contextmanager
+def _failure_told(
+    folder: Path, code: ImportedCode, send: Callable[[Iterable[WireMessage]], None]
+) -> Iterator[None]:
+    """Send `LoadFailed` with an error, also where the folder or the code changed meanwhile."""
+    before = folder_state(folder)
+    try:
+        yield
+        check_unchanged(folder, before)
+        code.check_unchanged()
+    except Exception as error:
+        # What is missing from a folder that is being replaced may be there at the next try.
+        permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
+        send([LoadFailed(str(error) or type(error).__name__, permanent)])
+        raise
+
+
+def _other_ranks(
+    load: Load, folder: Path, code: ImportedCode, send: Callable[[Iterable[WireMessage]], None]
+) -> OtherRanks | None:
+    """Return the other ranks of a model that several processes compute, once all have joined."""
+    if load.place is None:
+        return None
+    return OtherRanks.gather(load.place, folder, code.versions(), send)
+
+
 def load_model(
     load: Load,
     code: ImportedCode,
@@ -60,13 +87,8 @@ def load_model(
     """Load a model and send `Loaded`, or `LoadFailed` with the error, which is raised again."""
     set_title(load.model)
     folder = Path(load.path)
-    before = folder_state(folder)
-    try:
-        ranks = (
-            None
-            if load.place is None
-            else OtherRanks.gather(load.place, folder, code.versions(), send)
-        )
+    with _failure_told(folder, code, send):
+        ranks = _other_ranks(load, folder, code, send)
         model, tokenizer, context = read_model(
             folder,
             on_progress=lambda done, total: send([LoadProgress(done, total)]),
@@ -109,13 +131,6 @@ def load_model(
             cache_observer=_block_reporter(load, send),
             ranks=None if ranks is None else ranks.log,
         )
-        check_unchanged(folder, before)
-        code.check_unchanged()
-    except Exception as error:
-        # What is missing from a folder that is being replaced may be there at the next try.
-        permanent = isinstance(error, PERMANENT) and folder_state(folder) == before
-        send([LoadFailed(str(error) or type(error).__name__, permanent)])
-        raise
     if disk is not None:
         record_in_background(Path(disk.disk.path), disk.identity.digest, load.model)
     texts.join()

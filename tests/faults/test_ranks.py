@@ -254,7 +254,7 @@ class Strike:
         expected = self._restarts + restarts
         eventually(lambda: self._node.model(self._model)["restarts"] >= expected)
         entry = self._node.model(self._model)
-        assert entry["restarts"] == expected
+        assert entry["restarts"] == expected, re.findall(r'"reason":"([^"]+)"', self.lines)
         ended = [process for process in self._processes.values() if not has_ended(process)]
         eventually(lambda: all(map(has_ended, ended)))
         entered = (entry["enteredAt"].get(state, 0) / 1000 for state in ("killing", "backoff"))

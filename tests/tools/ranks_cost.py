@@ -76,6 +76,13 @@ def node(folder: Path, section: str) -> Iterator[Server]:
         yield Server(HOST, port, ("bench",), lambda: {"server": family(pid)})
 
 
+def write_index(folder: Path) -> None:
+    """Write the index of weights that mlx_lm.server reads for a split by layers."""
+    (weights,) = folder.glob("*.safetensors")
+    names = dict.fromkeys(mx.load(str(weights)), weights.name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
 def launched(folder: Path, split: str) -> AbstractContextManager[Server]:
     """mlx_lm.server on two ranks of this machine."""
     port, programs = free_port(), Path(sys.executable).parent
@@ -225,6 +232,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.model or make_folder(MODEL, QWEN2, Path(scratch) / "model")
+        if given.model is None:
+            write_index(folder)
         if given.what == "step":
             step(folder)
         else:
