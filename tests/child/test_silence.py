@@ -44,13 +44,14 @@ def rank(silence: float) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes
 
 @pytest.mark.parametrize("speaks", [False, True], ids=["from the start", "after a message"])
 def test_rank_ends_when_its_front_is_silent(*, speaks: bool) -> None:
-    with rank(SILENCE) as (pipe, process):
+    with rank(SILENCE if speaks else SILENCE / 10) as (pipe, process):
         if speaks:
             pipe.sendall(encode(Ping(1)))
             assert pipe.recv(1 << 16) == encode(Ping(1))
         began = time.monotonic()
         assert process.wait(DEADLINE) == EXIT_FRONT_GONE
-        assert speaks or time.monotonic() - began > SILENCE  # it imports its modules meanwhile
+        # Until the first message a rank imports its modules.
+        assert speaks or time.monotonic() - began > SILENCE / 10
 
 
 def test_rank_of_a_front_that_pings_stays() -> None:

@@ -44,7 +44,7 @@ def test_hosts_of_a_model_are_in_the_order_of_its_ranks() -> None:
         ('transport = "jaccl"', "", "models[0].transport", "needs models[0].hosts"),
         (
             'hosts = ["here", "studio2"]\ntransport = "jaccl"',
-            STUDIO2,
+            STUDIO2 + 'rdma = { here = "rdma_en5" }\n',
             "models[0].transport",
             "rdma of host 'here' to name a device towards 'studio2'",
         ),

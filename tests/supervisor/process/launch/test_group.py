@@ -26,14 +26,13 @@ from tests.supervisor_harness import (
     DEADLINE,
     Fifo,
     alive,
-    eventually,
     kill_worker,
     scripted,
     soon,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from mlx_worker.supervisor.process.launch.launcher import Launched, Launcher
@@ -241,6 +240,7 @@ async def test_kv_is_reported_of_all_ranks_together() -> None:
 async def test_failed_start_of_a_rank_leaves_no_process() -> None:
     reports = Reports()
     pids: list[int] = []
+    others = iter([True, False])
 
     async def launch(callbacks: ConnectionCallbacks) -> Launched:
         launched = await scripted()(callbacks)
@@ -249,7 +249,7 @@ async def test_failed_start_of_a_rank_leaves_no_process() -> None:
 
     async def launch_rank(callbacks: ConnectionCallbacks, host: HostConfig) -> Launched:
         assert host.is_here
-        if pids:
+        if not next(others):
             raise OSError("no more processes")
         return await launch(callbacks)
 
@@ -257,13 +257,6 @@ async def test_failed_start_of_a_rank_leaves_no_process() -> None:
     group = RankGroup(reports.callbacks, THREE, QUICK, pause)
     with pytest.raises(OSError, match="no more processes"):
         await group.start(launch, launch_rank)
-    await eventually(pids_are_gone(pids))
+    assert not any(map(alive, pids))
     assert len(pids) == 1  # rank 0 is started last
     pause.close()
-
-
-def pids_are_gone(pids: list[int]) -> Callable[[], Awaitable[bool]]:
-    async def are_gone() -> bool:
-        return not any(map(alive, pids))
-
-    return are_gone
