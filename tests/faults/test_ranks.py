@@ -254,7 +254,10 @@ class Strike:
         expected = self._restarts + restarts
         eventually(lambda: self._node.model(self._model)["restarts"] >= expected)
         entry = self._node.model(self._model)
-        assert entry["restarts"] == expected, re.findall(r'"reason":"([^"]+)"', self.lines)
+        # Three ranks may stand still for as long as `stall_timeout` where the cores are shared.
+        reasons = re.findall(r'"reason":"([^"]+)"', self.lines)
+        stalls = sum("no progress for" in reason for reason in reasons)
+        assert expected <= entry["restarts"] <= expected + stalls, reasons
         ended = [process for process in self._processes.values() if not has_ended(process)]
         eventually(lambda: all(map(has_ended, ended)))
         entered = (entry["enteredAt"].get(state, 0) / 1000 for state in ("killing", "backoff"))
