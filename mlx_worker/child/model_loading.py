@@ -102,10 +102,8 @@ def load_model(
         draft = _load_draft(load, (model, tokenizer), ladder)
         offers = ToolOffers(tokenizer, load.tools)
         constraints = ConstraintCompiler(tokenizer)
-        texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
-        texts.start()  # it holds the interpreter for a while: no stream runs yet
-        configured = (load.chat_template or "", load.tools) if _differs(load) else ()
-        weights = model_identity(folder, model, configured)
+        texts = _start_texts(tokenizer, constraints)
+        weights = model_identity(folder, model, _configured(load))
         opening = _start_tier(load, model, weights, code)
         if ranks is not None:
             ranks.wait_until_loaded(send)
@@ -207,6 +205,13 @@ def _start_tier(load: Load, model: Any, weights: str, code: ImportedCode) -> Tie
     )
 
 
+def _start_texts(tokenizer: Any, constraints: ConstraintCompiler) -> threading.Thread:
+    """Start a thread for `_prepare_texts`, which holds the interpreter: no stream runs yet."""
+    texts = threading.Thread(target=_prepare_texts, args=(tokenizer, constraints), name="texts")
+    texts.start()
+    return texts
+
+
 def _prepare_texts(tokenizer: Any, constraints: ConstraintCompiler) -> None:
     """Make what the first request would wait for: grammars' vocabulary, the template's rules.
 
@@ -217,6 +222,7 @@ def _prepare_texts(tokenizer: Any, constraints: ConstraintCompiler) -> None:
     rules_of(tokenizer)
 
 
-def _differs(load: Load) -> bool:
-    """Return True if the configuration changes what the folder alone would make of a prompt."""
-    return load.chat_template is not None or load.tools != "refuse"
+def _configured(load: Load) -> tuple[str, ...]:
+    """Return what the configuration makes of prompts; () for what the folder alone would."""
+    differs = load.chat_template is not None or load.tools != "refuse"
+    return (load.chat_template or "", load.tools) if differs else ()

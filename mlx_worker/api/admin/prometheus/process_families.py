@@ -51,6 +51,23 @@ def process_families(context: AppContext) -> Iterator[Metric]:
             for kind, count in pong.slow_work.items()
         },
     )
+    yield from _draft_families(models)
+    yield counter(
+        "stalls",
+        "Processes of a model that were killed because they had work and made no progress.",
+        MODEL,
+        {(id_,): model.stalls for id_, model in models.items()},
+    )
+    yield gauge(
+        "needs_reboot",
+        "1 if new processes of the model cannot use the device until the machine is restarted.",
+        MODEL,
+        {(id_,): model.has_lost_its_device for id_, model in models.items()},
+    )
+
+
+def _draft_families(models: Mapping[str, ModelStatus]) -> Iterator[Metric]:
+    """Yield how many tokens were drafted, by what, and how many of them were right."""
     yield counter(
         "drafted_tokens",
         "Tokens that a model's process drafted and checked in wide forward passes.",
@@ -74,18 +91,6 @@ def process_families(context: AppContext) -> Iterator[Metric]:
         "Drafted tokens of the draft model that were right.",
         MODEL,
         _of_pongs(models, "model_accepted_tokens"),
-    )
-    yield counter(
-        "stalls",
-        "Processes of a model that were killed because they had work and made no progress.",
-        MODEL,
-        {(id_,): model.stalls for id_, model in models.items()},
-    )
-    yield gauge(
-        "needs_reboot",
-        "1 if new processes of the model cannot use the device until the machine is restarted.",
-        MODEL,
-        {(id_,): model.has_lost_its_device for id_, model in models.items()},
     )
 
 
