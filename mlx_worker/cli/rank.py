@@ -13,7 +13,7 @@ import click
 @click.command
 @click.option("--describe", is_flag=True, help="Tell as JSON what this host has, and end.")
 def rank(*, describe: bool) -> None:
-    """Compute a part of a model for the front at the other end of standard input and output.
+    """Compute a part of a model for a node: nodes start this.
 
     A node starts this command itself, for a model with several `ranks` or `hosts`. It ends when the
     node closes the pipe or is silent for 20 seconds, and the model's process with it.

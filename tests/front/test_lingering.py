@@ -37,7 +37,8 @@ RANDOM: Final = re.compile(rb'(?<=")(?:chatcmpl|cmpl|resp|rs|msg|fc|ctc)[-_][0-9
 CREATED: Final = re.compile(rb'(?<="created":)\d+|(?<="created_at":)\d+')
 SEED: Final = re.compile(rb'(?<="seed":)\d+')
 SEQUENCE: Final = re.compile(rb'(?<="sequence_number":)\d+')
-TEXT: Final = re.compile(rb'(?<=t":|a":)"((?:[^"\\]|\\.)*)"')
+STRING: Final = rb'"((?:[^"\\]|\\.)*)"'
+TEXT: Final = re.compile(rb'(?:(?<="content":)|(?<="text":)|(?<="delta":))' + STRING)
 """The strings of "content", "text" and "delta"."""
 
 

@@ -20,6 +20,7 @@ from mlx_worker.wire.messages import (
     Gathering,
     Generate,
     Hello,
+    Kept,
     Leave,
     Load,
     Loaded,
@@ -51,7 +52,7 @@ from mlx_worker.wire.prompt_cache import (
     TrimCache,
     Warm,
 )
-from mlx_worker.wire.rank_place import RankPlace
+from mlx_worker.wire.rank_place import KeepRank, RankPlace
 from mlx_worker.wire.request import ChatRequest, Sampling
 from mlx_worker.wire.tokenizing import Detokenize, DetokenizeResult, Tokenize, TokenizeResult
 from tests.rounds import rounds
@@ -116,7 +117,9 @@ EXAMPLES: dict[type[WireMessage], WireMessage] = {
         TrimCache(9, 1 << 20),
         Ping(5),
         Leave(4.5),
+        KeepRank("192.0.2.2", {"HF_HUB_OFFLINE": HOSTILE}),
         Hello(PROTOCOL, pid=4711, versions={"mlx": "0.32.4"}),
+        Kept(PROTOCOL, port=65_535, problem=HOSTILE),
         Gathering(port=65_535),
         LoadProgress(done=2**33, total=2**34),
         Loaded(context_length=32_768, weight_bytes=2**35, unbatched="", weights="ab" * 32),
