@@ -109,7 +109,8 @@ class Engine:
         self.entry_writer = (
             EntryWriter(disk, self._batch, self._pace, self.history) if disk else None
         )
-        self.cache.observers = tuple(filter(None, (self.entry_writer, cache_observer)))
+        observers = (self.entry_writer, cache_observer)
+        self.cache.observers = tuple(observer for observer in observers if observer is not None)
         self._sequences = SequenceTable()
         self._retention = KvRetention(self._batch, self.cache, is_cuttable=cuttable)
         self.disk_reading = (
