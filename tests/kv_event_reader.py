@@ -62,6 +62,7 @@ class Blocks:
     def __init__(self) -> None:
         self.of_hash: dict[int, tuple[int | None, tuple[int, ...]]] = {}
         self.last = -1
+        self.clears = 0
         self._decoder = msgspec.msgpack.Decoder(EventBatch)
 
     def apply(self, sequence: int, payload: bytes) -> None:
@@ -73,6 +74,7 @@ class Blocks:
             match event:
                 case AllBlocksCleared():
                     self.of_hash.clear()
+                    self.clears += 1
                 case BlockRemoved():
                     for gone in event.block_hashes:
                         del self.of_hash[gone]  # an unknown one is an error
@@ -173,6 +175,13 @@ class Subscriber:
         if sequence > self.blocks.last:
             self.blocks.apply(sequence, payload)
         return True
+
+    def await_clear(self, known: int) -> None:
+        """Receive until more than the `known` clears were: blocks may be stored after them."""
+        end = time.monotonic() + DEADLINE
+        while self.blocks.clears <= known:
+            assert time.monotonic() < end, (self.blocks.last, len(self.blocks.of_hash))
+            self.receive(0.2)
 
     def agrees(self, report: dict[str, Any]) -> bool:
         """Return True if the blocks are exactly those that the node has reported."""
