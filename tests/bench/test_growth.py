@@ -164,6 +164,7 @@ def test_the_json_file_is_all_that_was_measured(results: ScalingResults, tmp_pat
     )
 
 
+@pytest.mark.full
 def test_a_picture_has_a_panel_a_figure_and_is_the_same_for_the_same_figures(
     drawn: Curve, results: ScalingResults, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def forced(caller: Path) -> Sampling:
     return Sampling(1, presence_penalty=settings["presence_penalty"], logit_bias=bias)
 
 
+@pytest.mark.full
 def test_a_child_splices_turns_of_the_child_before(
     caller: Path, tmp_path: Path, forced: Sampling
 ) -> None:

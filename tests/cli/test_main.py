@@ -143,6 +143,7 @@ def test_wrong_usage_is_2() -> None:
     assert run("nonsense").returncode == 2
 
 
+@pytest.mark.full
 def test_a_shell_that_was_taught_completes_commands_and_options() -> None:
     script = run("completion", "bash").stdout
     assert "_MLX_WORKER_COMPLETE=bash_complete" in script

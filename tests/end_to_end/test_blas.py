@@ -15,6 +15,7 @@ HAS_REFERENCE_BLAS = sys.platform == "linux" and any(
 )
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not HAS_REFERENCE_BLAS, reason="mlx's CPU build for Linux only")
 def test_a_node_serves_with_it_and_says_so(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,9 @@ FILL = "x" * (256 << 10)
 """A description that makes a body large: such a body is parsed in a process of its own."""
 
 
+pytestmark = pytest.mark.full
+
+
 @pytest.fixture(scope="module")
 def node(caller_node: RunningNode) -> RunningNode:
     return caller_node

@@ -172,7 +172,7 @@ def test_a_start_that_fails_says_why_on_a_stderr_that_is_read_late(
     assert said.splitlines()[-1].startswith("mlx-worker: cannot listen on 127.0.0.1")
 
 
-@pytest.mark.parametrize("kind", ["fifo", "/dev/full"])
+@pytest.mark.parametrize("kind", variants(["fifo", "/dev/full"], ["fifo"]))
 def test_a_log_file_that_takes_no_line_holds_up_nothing_and_is_counted(
     kind: str, nano: Path, tmp_path: Path
 ) -> None:

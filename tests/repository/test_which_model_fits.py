@@ -43,6 +43,7 @@ def report(name: str, limit: str) -> dict[str, Any]:
     return report_of(fit_of(f"{name}.json", where, probe), Question())
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("folder")
 def test_the_example_prints_what_the_page_shows() -> None:
     ((words, shown),) = EXAMPLE.findall(PAGE)

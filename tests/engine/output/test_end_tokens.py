@@ -136,11 +136,12 @@ def test_a_stop_string_that_is_a_token_waits_for_the_least_number_too(
 @pytest.mark.parametrize(
     "ends",
     [
-        EndConditions(min_tokens=12),
-        EndConditions(ignore_eos=True),
-        EndConditions(ignore_eos=True, min_tokens=6, stop_token_ids=[70, 71, 72]),
+        pytest.param(EndConditions(min_tokens=12), id="min_tokens", marks=pytest.mark.full),
+        pytest.param(EndConditions(ignore_eos=True), id="ignore_eos", marks=pytest.mark.full),
+        pytest.param(
+            EndConditions(ignore_eos=True, min_tokens=6, stop_token_ids=[70, 71, 72]), id="all"
+        ),
     ],
-    ids=["min_tokens", "ignore_eos", "all"],
 )
 def test_neighbours_and_a_crash_after_any_token_change_nothing(
     bench: EngineHarness, end: int, ends: EndConditions

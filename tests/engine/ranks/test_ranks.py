@@ -11,7 +11,6 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.loading import read_model
 from tests.engine.ranks.harness import run_ranks
 from tests.engine.ranks.scenarios import CONCURRENCY, run_all
-from tests.rounds import variants
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ CASES = {
 """Families of `tests.synthetic_models`, and splits that mlx_lm has of them."""
 
 
+@pytest.mark.full
 @pytest.mark.process
-@pytest.mark.parametrize("case", variants(CASES, ["heads"]))
+@pytest.mark.parametrize("case", CASES)
 def test_two_ranks_say_what_one_process_says(case: str, tmp_path: Path) -> None:
     family, split = CASES[case]
     folder = make(family, tmp_path / family)
