@@ -40,7 +40,7 @@ REAL_CHILDREN: Final = (
     "faults/test_kills_behind_a_prefix.py",
     "faults/test_left_streams.py",
     "faults/test_other_model.py",
-    "faults/test_ranks.py",
+    "faults/ranks",
     "faults/test_real_child.py",
     "faults/test_scored_streams.py",
     "faults/test_spliced_streams.py",

@@ -1,4 +1,4 @@
-"""A model over two and three processes in a whole node, and the end of each process.
+"""A model over two and three processes in a whole node, and blows to each of its processes.
 
 The same folder is served by one process too, whose answers are expected. What each fault took is
 printed (`-s`): until the node noticed, and the longest pause of the first client's stream.
@@ -7,29 +7,26 @@ printed (`-s`): until the node noticed, and the longest pause of the first clien
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import os
 import re
 import signal
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import aiohttp
 import psutil
-import pytest
 
-from tests.processes import RunningNode, eventually, has_ended, running_node
-from tests.rounds import variants
+from tests.processes import eventually, has_ended
 from tests.sse import chat_events_from, chat_text
-from tests.synthetic_models import WORDS, make
+from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+
+    from tests.processes import RunningNode
 
 SUPERVISOR: Final = """
 stall_timeout = 5
@@ -70,44 +67,8 @@ BODIES: Final[list[dict[str, Any]]] = [
 """Three streams at a time; the first is watched, with an entry of log-probabilities a token."""
 
 TOKENS: Final = 120
-LONG: Final = " ".join(WORDS * 40)
-"""A prompt that is read in several chunks."""
-
 A_FEW: Final = 10
 """Tokens of a stream that have been read by then."""
-
-KILLS: Final = 20
-GARBAGE: Final = b"\xff" * 64
-PIDFD_GETFD: Final = 438
-"""The number of the system call on every Linux."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make("pipelined", tmp_path_factory.mktemp("models") / "pipelined")
-
-
-@pytest.fixture(scope="module")
-def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
-    """A node, of which nothing is left at the end."""
-    with running_node(
-        tmp_path_factory.mktemp("ranks"),
-        dict.fromkeys(SECTIONS, folder),
-        supervisor=SUPERVISOR,
-        extra=SECTIONS,
-    ) as running:
-        eventually(lambda: running.model("one")["state"] == "ready")
-        yield running
-        left = running.children()
-        running.stop()
-        eventually(lambda: all(map(has_ended, left)))
-
-
-@pytest.fixture(scope="module")
-def expected(node: RunningNode) -> list[str]:
-    texts = asyncio.run(streams(node, "one", BODIES))
-    assert len(texts[0].split()) > 60
-    return texts
 
 
 # --- streams ---
@@ -295,132 +256,4 @@ def stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
 
 
-def garble(pid: int) -> None:
-    """Write garbage to the front, as if the keeper had sent it."""
-    pidfd = os.pidfd_open(pid)
-    output = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, pidfd, 1, 0)
-    os.close(pidfd)
-    assert output >= 0, os.strerror(ctypes.get_errno())
-    os.write(output, GARBAGE)
-    os.close(output)
-
-
 BLOWS: Final = [Blow(part, deal) for part in PARTS for deal in (kill, stop)]
-
-
-@pytest.mark.parametrize("blow", variants(BLOWS, [Blow(Part("two", "rank 1"), kill)]), ids=str)
-def test_end_or_stop_of_any_process_while_decoding_is_a_pause(
-    node: RunningNode, expected: list[str], blow: Blow
-) -> None:
-    strike = Strike(node, blow, A_FEW)
-    watched = Watched(strike)
-    assert asyncio.run(streams(node, blow.part.model, BODIES, watched)) == expected
-    strike.check(watched, "decoding")
-    if blow.deal is kill and blow.part.name in ("rank 1", "rank 2"):
-        how = node.model(blow.part.model)["last_exit"]["how"]
-        assert how == f"{blow.part.name}: killed by SIGKILL"
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("blow", BLOWS, ids=str)
-def test_end_or_stop_of_any_process_while_a_prompt_is_read_is_a_pause(
-    node: RunningNode, blow: Blow
-) -> None:
-    # No prompt like an earlier one, which would be cached.
-    messages = [{"role": "user", "content": f"{BLOWS.index(blow)} {LONG}"}]
-    bodies = [{**body, "messages": messages} for body in BODIES[:2]]
-    texts = asyncio.run(streams(node, "one", bodies))
-    strike = Strike(node, blow, 0)
-    watched = Watched(strike)
-    assert asyncio.run(streams(node, blow.part.model, bodies, watched)) == texts
-    strike.check(watched, "prefilling")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("blow", BLOWS, ids=str)
-def test_end_or_stop_of_any_process_while_loading_is_a_pause(
-    node: RunningNode, expected: list[str], blow: Blow
-) -> None:
-    strike = StrikeAtLoad(node, blow, A_FEW)
-    watched = Watched(strike)
-
-    async def both() -> list[str]:
-        texts, _ = await asyncio.gather(
-            streams(node, blow.part.model, BODIES, watched), strike.follow()
-        )
-        return texts
-
-    assert asyncio.run(both()) == expected
-    strike.check(watched, "loading", restarts=2)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="writes to the pipe of another process")
-@pytest.mark.full
-@pytest.mark.parametrize("part", [part for part in PARTS if "keeper" in part.name], ids=str)
-def test_garbage_of_a_rank_is_a_pause(node: RunningNode, expected: list[str], part: Part) -> None:
-    strike = Strike(node, Blow(part, garble), A_FEW)
-    watched = Watched(strike)
-    assert asyncio.run(streams(node, part.model, BODIES, watched)) == expected
-    strike.check(watched, "decoding")
-    assert "garbage on the pipe" in strike.lines
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("at", "name"),
-    [*zip(range(1, TOKENS, TOKENS // KILLS), itertools.cycle(["rank 1", "rank 0", "keeper 1"]))],
-)
-def test_kill_at_any_token_loses_and_repeats_none(
-    node: RunningNode, expected: list[str], at: int, name: str
-) -> None:
-    strike = Strike(node, Blow(Part("two", name), kill), at)
-    watched = Watched(strike)
-    assert asyncio.run(streams(node, "two", BODIES, watched)) == expected
-    strike.check(watched, f"token {at} comes")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("is_loading", [False, True], ids=["ready", "loading"])
-def test_end_of_the_front_ends_every_rank(
-    folder: Path, tmp_path: Path, *, is_loading: bool
-) -> None:
-    with running_node(tmp_path, {"three": folder}, extra='ranks = 3\nsplit = "pipeline"') as node:
-        if not is_loading:
-            node.wait_until_ready()
-        eventually(lambda: has_all(node, "three", set()))
-        parts = parts_of(node, "three")
-        stop(parts["rank 2"].pid)
-        node.process.kill()
-        eventually(lambda: all(map(has_ended, parts.values())))
-
-
-# --- what ranks cost while there is nothing to do ---
-
-
-def switches(process: psutil.Process) -> tuple[list[int], list[int]]:
-    """Context switches of the main thread, and of all others: waits, and preemptions."""
-    of_main, of_others = [0, 0], [0, 0]
-    for thread in Path(f"/proc/{process.pid}/task").iterdir():
-        lines = dict(
-            line.split(":", 1) for line in (thread / "status").read_text().splitlines() if line
-        )
-        counted = of_main if thread.name == str(process.pid) else of_others
-        for place, kind in enumerate(("voluntary", "nonvoluntary")):
-            counted[place] += int(lines[f"{kind}_ctxt_switches"])
-    return of_main, of_others
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
-@pytest.mark.full
-def test_idle_rank_waits_in_one_system_call(node: RunningNode) -> None:
-    """Only the thread that answers pings runs."""
-    eventually(lambda: node.model("two")["state"] == "ready")
-    eventually(lambda: has_all(node, "two", set()))
-    rank = parts_of(node, "two")["rank 1"]
-    asyncio.run(streams(node, "two", BODIES[:1]))
-    _, of_others = switches(rank)
-    eventually(lambda: switches(rank)[1] > of_others)
-    of_main, of_others = switches(rank)
-    asyncio.run(streams(node, "one", BODIES * 2))  # some seconds of work elsewhere
-    eventually(lambda: switches(rank)[1] > of_others)
-    assert switches(rank)[0] == of_main
