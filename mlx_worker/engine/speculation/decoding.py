@@ -135,6 +135,8 @@ class DraftingDecoders(Decoders):
                 is_read = True
                 if speculation.plan(rows, (), longest, columns, [drafter.model.hit_rate])[1]:
                     speculation.read(rows, self.uids[place], tokens)
+                else:
+                    drafter.model.forget()
         return found, asking
 
     def _looked_up(self, drafters: dict[int, Drafter], last: list[int]) -> dict[int, list[int]]:

@@ -8,54 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.engine.speculation.lookup import Lookup
+from mlx_worker.engine.speculation.model_trust import LONGEST_PAUSE, ModelTrust
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from mlx_worker.engine.speculation.model_trust import ModelRecord
 
 REMEMBERED: Final = 0.9
 """The weight of what is known, for each token that is added."""
 FIRST_HITS, FIRST_TRIES = 1.0, 2.0
 """What a new row is expected to have hit."""
-FIRST_MODEL_HITS, FIRST_MODEL_TRIES = 3.0, 4.0
-"""What the draft model is expected to have hit for a new row."""
-FORGETTING: Final = 0.01
-"""The share of what is known of the draft model that a step forgets in which it was not asked."""
-LONGEST_PAUSE: Final = 64
-"""Tokens for which a row does not draft after many drafts that were wrong from the first token."""
 LONGEST_BLIND: Final = 8
 """Tokens between two searches of a row whose last tokens are new each time."""
-
-
-class ModelTrust:
-    """Know how often the draft model was right about one row, and when the row asks for drafts."""
-
-    def __init__(self) -> None:
-        self._hits, self._tries = FIRST_MODEL_HITS, FIRST_MODEL_TRIES
-        self._resumes_at = 0
-        self._misses = 0
-
-    @property
-    def hit_rate(self) -> float:
-        """Return the probability that a drafted token is right if all before it are."""
-        return self._hits / self._tries
-
-    def may_ask(self, tokens: int) -> bool:
-        """Return True if the row may ask when it has this number of tokens."""
-        return tokens >= self._resumes_at
-
-    def forget(self) -> None:
-        """Forget a little: drafts that did not pay lately are tried again."""
-        self._hits += (FIRST_MODEL_HITS - self._hits) * FORGETTING
-        self._tries += (FIRST_MODEL_TRIES - self._tries) * FORGETTING
-
-    def record(self, drafted: int, accepted: int, tokens: int) -> None:
-        """Learn how many drafted tokens were right, when the row has this number of tokens."""
-        for is_right in (*[1] * accepted, *[0] * (accepted < drafted)):
-            self._hits = self._hits * REMEMBERED + is_right
-            self._tries = self._tries * REMEMBERED + 1
-        self._misses = 0 if accepted else self._misses + 1
-        if self._misses > 1:
-            self._resumes_at = tokens + min(LONGEST_PAUSE, 1 << (self._misses - 1))
 
 
 class Drafter:
@@ -63,14 +28,16 @@ class Drafter:
 
     The hit rate is known without drafts too: what a lookup proposes is compared with every token.
     `accepted_predicted` and `rejected_predicted` count drafted tokens of the request's prediction.
-    `is_by_model`: the last draft is the draft model's.
+    `is_by_model`: the last draft is the draft model's, of which `record` knows what it is worth.
     """
 
-    def __init__(self, prediction: Sequence[int], ends: Collection[int]) -> None:
+    def __init__(
+        self, prediction: Sequence[int], ends: Collection[int], record: ModelRecord
+    ) -> None:
         self.accepted_predicted = 0
         self.rejected_predicted = 0
         self.is_by_model = False
-        self.model = ModelTrust()
+        self.model = ModelTrust(record)
         self._prediction = prediction
         self._ends = ends
         self._lookup: Lookup | None = None
@@ -123,7 +90,7 @@ class Drafter:
     def record(self, drafted: int, accepted: int, tokens: int) -> None:
         """Learn how many drafted tokens were right, when the row has this number of tokens."""
         if self.is_by_model:
-            self.model.record(drafted, accepted, tokens)
+            self.model.add(drafted, accepted, tokens)
             return
         assert self._lookup is not None
         if self._lookup.follows_prediction:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
+from mlx_worker.engine.speculation.model_trust import ModelRecord
 from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, StepPace
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Speculation:
         self.model_accepted = 0
         self.draft_model = draft_model
         self._draft_factor = 1.0
+        self._model_record = ModelRecord()
         self._ladder = ladder
         self._context_length = context_length
         self._vocabulary = vocabulary
@@ -73,7 +75,7 @@ class Speculation:
         if self._ladder.because or sampler is None:
             return
         if not (row.processors or sampler.constraint or sampler.budget):
-            sampler.drafter = Drafter(prediction, row.ends)
+            sampler.drafter = Drafter(prediction, row.ends, self._model_record)
 
     def record(self, drafted: int, accepted: int, *, by_model: bool = False) -> None:
         """Count the tokens of a draft, and those of them that were right."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 
-from mlx_worker.engine.speculation.drafter import LONGEST_BLIND, LONGEST_PAUSE, Drafter
+from mlx_worker.engine.speculation.drafter import LONGEST_BLIND, Drafter
 from mlx_worker.engine.speculation.lookup import FLUSH, Lookup
+from mlx_worker.engine.speculation.model_trust import LONGEST_PAUSE, ModelRecord
 
 
 def proposed(
@@ -88,16 +89,17 @@ def test_long_texts_are_searched_as_a_whole() -> None:
 
 def test_draft_never_has_an_end_token_nor_follows_one() -> None:
     tokens = [1, 2, 3, 4, 5, 6, 7, 1, 2, 3]
-    drafter = Drafter((), {6})
+    drafter = Drafter((), {6}, ModelRecord())
     assert drafter.may_draft(tokens)
     assert drafter.draft(4, 7) == [5]
-    assert Drafter((), {4}).draft(4, 7) == []
+    assert Drafter((), {4}, ModelRecord()).draft(4, 7) == []
 
 
 def test_hit_rate_follows_what_comes_without_drafts_too() -> None:
     prediction = tuple(range(100, 160))
     tokens = [1]
-    right, wrong = Drafter(prediction, ()), Drafter(prediction[::-1], ())
+    record = ModelRecord()
+    right, wrong = Drafter(prediction, (), record), Drafter(prediction[::-1], (), record)
     before = right.hit_rate
     for token in prediction[:20]:
         right.may_draft(tokens)
@@ -108,7 +110,7 @@ def test_hit_rate_follows_what_comes_without_drafts_too() -> None:
 
 def test_row_that_misses_stops_for_a_while() -> None:
     tokens = [1, 2, 3, 4] * 200
-    drafter = Drafter((), ())
+    drafter = Drafter((), (), ModelRecord())
     pauses: list[int] = []
     for _ in range(9):
         assert drafter.may_draft(tokens)
@@ -123,7 +125,7 @@ def test_row_that_misses_stops_for_a_while() -> None:
 
 def test_row_without_matches_searches_less_often() -> None:
     tokens = list(range(10))
-    drafter = Drafter((), ())
+    drafter = Drafter((), (), ModelRecord())
     searches: list[int] = []
     for token in range(10, 200):
         assert not drafter.may_draft(tokens)
