@@ -17,7 +17,7 @@ from mlx_worker.engine.engine import Engine
 from mlx_worker.engine.kv.cost import max_row_tokens, measure_kv_cost
 from mlx_worker.engine.kv.disk.tier import TierOpening
 from mlx_worker.engine.loading import read_model, weight_bytes, weight_type
-from mlx_worker.engine.speculation.draft_loading import LoadedDraft, joined, load_draft
+from mlx_worker.engine.speculation.draft_loading import LoadedDraft, load_draft
 from mlx_worker.engine.speculation.ladder import Ladder, ladder_of
 from mlx_worker.engine.structured.compiler import ConstraintCompiler
 from mlx_worker.engine.templates.rules import rules_of
@@ -110,7 +110,7 @@ def load_model(
             load = ranks.within_room(load)
             weights = ranks.identity_with(weights)
         kv = measure_kv_cost(model) if ranks is None else ranks.measure_kv_cost(model)
-        kv = joined(kv, draft.kv)
+        kv = kv.beside(draft.kv)
         disk = opening.wait() if opening else None
         engine = Engine(
             model,

@@ -41,6 +41,10 @@ class KvCost(WirePart, frozen=True, array_like=True):
         growing = [KvGrowth(part.per_token * count, part.until) for part in self.growing]
         return KvCost(self.fixed * count, growing)
 
+    def beside(self, other: KvCost) -> KvCost:
+        """Return the cost of a row whose KV two models hold."""
+        return KvCost(self.fixed + other.fixed, [*self.growing, *other.growing])
+
     def batch_nbytes(self, rows: int, longest: int) -> int:
         """Return the bytes of a batch of rows.
 

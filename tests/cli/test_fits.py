@@ -133,6 +133,14 @@ def test_pinned_models_and_the_configured_context_count(tiny: Path, tmp_path: Pa
     assert other["pinnedBytes"] == 0
 
 
+def test_weights_and_kv_of_a_draft_model_count(tiny: Path, nano: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mlx-worker.toml"
+    file.write_text(config_text({"a": tiny}, extra=f'draft = "{nano}"'))
+    alone, small, both = report(tiny), report(nano), report("a", Where(load_config(file)))
+    assert both["weightBytes"] == alone["weightBytes"] + small["weightBytes"]
+    assert both["kv"]["perToken"] == alone["kv"]["perToken"] + small["kv"]["perToken"]
+
+
 def test_a_name_in_the_models_folder_is_found(tiny: Path) -> None:
     assert report("tiny", Where(None, models_dir=tiny.parent))["path"] == str(tiny)
 

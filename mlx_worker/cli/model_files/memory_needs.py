@@ -137,6 +137,8 @@ def _of_folder(
 ) -> Found:
     context = configured.context_length if configured else None
     needs = ask(folder.path, folder.dtype)
+    if folder.draft is not None:
+        needs = _with_draft(needs, ask(folder.draft, folder.dtype))
     fit = _fit(
         needs,
         folder.weight_bytes,
@@ -153,6 +155,15 @@ def _of_folder(
         psutil.virtual_memory().total,
         folder.all_warnings(context),
         folder.dtype,
+    )
+
+
+def _with_draft(needs: MemoryNeeds, draft: MemoryNeeds) -> MemoryNeeds:
+    """Return the needs with the KV that a draft model holds of each row too."""
+    return msgspec.structs.replace(
+        needs,
+        kv=needs.kv.beside(draft.kv) if needs.kv and draft.kv else None,
+        unknown=(*needs.unknown, *(f"draft model: {why}" for why in draft.unknown)),
     )
 
 

@@ -107,8 +107,3 @@ def check_tokenizer(tokenizer: Any, folder: Path) -> None:
         f"draft: {folder} has another tokenizer: the token {first!r} {ids[0]} there, "
         f"and {ids[1]} in the model's own"
     )
-
-
-def joined(cost: KvCost, other: KvCost) -> KvCost:
-    """Return the cost of a row whose KV is held by two models."""
-    return KvCost(cost.fixed + other.fixed, [*cost.growing, *other.growing])

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_worker.engine.kv.cost import measure_kv_cost
 from mlx_worker.engine.loading import read_model, weight_bytes
-from mlx_worker.engine.speculation.draft_loading import LoadedDraft, joined, load_draft
+from mlx_worker.engine.speculation.draft_loading import LoadedDraft, load_draft
 from mlx_worker.engine.speculation.ladder import WIDTHS, Ladder
 from mlx_worker.errors import BadModelFolder
 from mlx_worker.models.folder import inspect_folder
@@ -40,7 +40,7 @@ def test_draft_model_is_loaded_and_counted(loaded: tuple[Any, Any], nano: Path) 
     assert draft.ladder is not None
     assert {rows for rows, _ in draft.ladder.seconds} <= {1, 4}
     own = measure_kv_cost(loaded[0])
-    both = joined(own, draft.kv)
+    both = own.beside(draft.kv)
     assert both.nbytes(100) == own.nbytes(100) + draft.kv.nbytes(100)
     assert draft.kv == measure_kv_cost(read_model(nano)[0])
 

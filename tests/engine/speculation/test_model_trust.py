@@ -24,6 +24,7 @@ class Unread:
     layers: tuple[Any, ...] = ()
 
     def __call__(self, inputs: Any, cache: Any = None) -> Any:
+        assert not cache
         return mx.zeros((*inputs.shape, 256))
 
 
