@@ -41,10 +41,9 @@ class HostNamespace:
         """The command that runs another one on the host."""
         return ["ip", "netns", "exec", self.name, "env", f"PATH={COMMANDS}"]
 
-    @property
-    def table(self) -> str:
+    def table(self, name: str = "studio2") -> str:
         """The section of the configuration for the host."""
-        return f'[[hosts]]\nname = "studio2"\naddress = "{self.address}"\nrun = {self.run}\n'
+        return f'[[hosts]]\nname = "{name}"\naddress = "{self.address}"\nrun = {self.run}\n'
 
     def pull_cable(self) -> None:
         ip("link", "set", self._link, "down")

@@ -1,4 +1,6 @@
-"""A model over two and three processes in a whole node, beside the same model in one process.
+"""A model over two and three processes and over three hosts, beside the same in one process.
+
+The hosts are this machine and two network namespaces.
 
 The weights are float32: a split by layers computes the numbers of one process, and a split by heads
 adds them in another order.
@@ -8,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import pytest
 
+from tests.namespaces import host_namespaces
 from tests.processes import RunningNode, eventually, running_node
 from tests.sse import chat_events_from, chat_text
 from tests.synthetic_models import WORDS, make
@@ -21,12 +25,18 @@ from tests.synthetic_models import WORDS, make
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.namespaces import HostNamespace
+
 pytestmark = pytest.mark.full
 
-SPLITS: Final = {"two": "ranks = 2", "three": 'ranks = 3\nsplit = "pipeline"'}
+SPLITS: Final = {
+    "two": "ranks = 2",
+    "three": 'ranks = 3\nsplit = "pipeline"',
+    "hosts": 'hosts = ["here", "studio2", "studio3"]\nsplit = "pipeline"',
+}
 """Models of the node, and their sections; "one" is the same model in one process."""
 
-RANKS: Final = {"two": 2, "three": 3}
+RANKS: Final = {"two": 2, "three": 3, "hosts": 3}
 STREAMS: Final = 32
 SETTINGS: Final = f'dtype = "float32"\nmax_concurrency = {STREAMS}\nmax_queue = {STREAMS}\n'
 
@@ -53,20 +63,38 @@ class Answer:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+def hosts() -> Iterator[str]:
+    """The sections of the other hosts; "" where none can be made."""
+    with ExitStack() as stack:
+        made: list[HostNamespace] = []
+        with suppress(pytest.skip.Exception):
+            made = stack.enter_context(host_namespaces(2))
+        yield "".join(host.table(f"studio{number}") for number, host in enumerate(made, start=2))
+        eventually(lambda: not any(host.processes() for host in made))
+
+
+@pytest.fixture(scope="module")
+def served(hosts: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     folder = make("pipelined", tmp_path_factory.mktemp("models") / "pipelined")
+    splits = {name: split for name, split in SPLITS.items() if hosts or name != "hosts"}
+    sections = {name: SETTINGS + split for name, split in splits.items()}
+    if hosts:
+        sections["hosts"] += "\n" + hosts
     with running_node(
         tmp_path_factory.mktemp("node"),
-        {"one": folder, **dict.fromkeys(SPLITS, folder)},
-        extra={"one": SETTINGS, **{name: SETTINGS + split for name, split in SPLITS.items()}},
+        {"one": folder, **dict.fromkeys(splits, folder)},
+        extra={"one": SETTINGS, **sections},
     ) as node:
         node.wait_until_ready()
         yield node
 
 
 @pytest.fixture(params=SPLITS)
-def split(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def split(request: pytest.FixtureRequest, hosts: str) -> str:
+    name = str(request.param)
+    if name == "hosts" and not hosts:
+        pytest.skip("no hosts can be made here")
+    return name
 
 
 @pytest.fixture
@@ -209,13 +237,16 @@ def test_structured_output_is_the_same_json(node: RunningNode, split: str) -> No
 
 
 def test_health_has_an_entry_for_each_rank(node: RunningNode, split: str) -> None:
+    """What counts is what is held on this host: all ranks, or the first of several hosts."""
     eventually(lambda: len(node.model(split)["ranks"]) == RANKS[split])
     entry, alone = node.model(split), node.model("one")
     assert entry["speculation"]["off"] == "several processes compute the model"
     assert entry["cache"]["disk"]["off"] == "several processes compute the model"
     (of_token,) = (part["bytes"] for part in entry["memory"]["kv"]["perToken"])
     (of_one,) = (part["bytes"] for part in alone["memory"]["kv"]["perToken"])
-    assert of_token == of_one
-    assert entry["memory"]["weightBytes"] >= alone["memory"]["weightBytes"]
-    resident = [rank["residentBytes"] for rank in entry["ranks"]]
+    held = 1 if split == "hosts" else RANKS[split]
+    assert of_token == of_one * held / RANKS[split]
+    weights = [of["memory"]["weightBytes"] for of in (entry, alone)]
+    assert weights[0] >= weights[1] * held / RANKS[split]
+    resident = [rank["residentBytes"] for rank in entry["ranks"][:held]]
     assert sum(resident) == pytest.approx(entry["memory"]["residentBytes"], rel=0.1)

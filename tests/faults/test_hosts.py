@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def over_hosts(host: HostNamespace, split: str = "pipeline") -> str:
-    return f'hosts = ["here", "studio2"]\nsplit = "{split}"\n{host.table}'
+    return f'hosts = ["here", "studio2"]\nsplit = "{split}"\n{host.table()}'
 
 
 @pytest.fixture(scope="module")
