@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from mlx_worker.cli.model_arguments import a_folder, a_model, maybe_a_model, model_option
+from mlx_worker.cli.model_arguments import a_folder, a_model, model_option
 from mlx_worker.cli.options import (
     as_json,
     config_file,
@@ -189,28 +189,6 @@ async def _warmed(node: NodeClient, text: str, model: str | None) -> dict[str, A
     return await node.warm(text, model)
 
 
-@click.command
-@maybe_a_model
-@as_json
-@on_node
-def clear(*, model: str | None, as_json: bool, node: NodeClient) -> None:
-    """Clear the prompt caches of models, in memory and on disk."""
-    from mlx_worker.cli.reports.output import print_json
-
-    cleared = asyncio.run(_cleared(node, model))
-    if as_json:
-        print_json({"cleared": cleared})
-    else:
-        click.echo(f"cleared: {', '.join(cleared)}")
-
-
-async def _cleared(node: NodeClient, model: str | None) -> list[str]:
-    from mlx_worker.cli.client.model_names import check_name
-
-    await check_name(node, model)
-    return await node.clear(model)
-
-
 # --- folders ----------------------------------------------------------------------------
 
 
@@ -249,4 +227,4 @@ def rm(*, model: str, yes: bool, models_dir: Path | None, file: Path | None) -> 
     click.echo(f"{folder} is removed, {size}")
 
 
-MODEL_COMMANDS = (restart, load, unload, reload, cancel, warm, clear, rm)
+MODEL_COMMANDS = (restart, load, unload, reload, cancel, warm, rm)

@@ -145,7 +145,14 @@ def test_a_character_that_the_output_lacks_is_escaped() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("status",), ("models",), ("ps",), ("inspect", "tiny"), ("clear",), ("top", "-n", "1")],
+    [
+        ("status",),
+        ("models",),
+        ("ps",),
+        ("inspect", "tiny"),
+        ("cache", "clear"),
+        ("top", "-n", "1"),
+    ],
     ids=" ".join,
 )
 def test_reports_are_json_for_programs(words: tuple[str, ...], node: RunningNode) -> None:

@@ -84,7 +84,7 @@ async def test_status_says_offline_by_its_exit_code(serve: Serve) -> None:
 
 
 async def test_a_node_that_is_not_there_is_one_line_and_69(unused_url: str) -> None:
-    for words in (["status"], ["models"], ["load", "m"], ["logs"], ["logs", "-f"], ["clear"]):
+    for words in (["status"], ["models"], ["load", "m"], ["logs"], ["logs", "-f"]):
         ran = await command(*words, "--url", unused_url)
         assert ran.code == 69, words
         assert f"no node answers at {unused_url}" in ran.said
@@ -266,8 +266,8 @@ async def test_prompts_are_warmed_and_forgotten(serve: Serve, tmp_path: Path) ->
     refused = await command("warm", str(file), *at)
     assert refused.code == 2
     assert "the encoding is UTF-16" in refused.said
-    assert (await command("clear", "b", *at)).said == "cleared: b\n"
-    assert (await command("clear", *at)).said == "cleared: a, b\n"
+    assert (await command("cache", "clear", "b", *at)).said == "cleared: b\n"
+    assert (await command("cache", "clear", *at)).said == "cleared: a, b\n"
     assert (await front.ask("/cache?model=b")).json["tokens"] == 0
 
 

@@ -52,7 +52,7 @@ def at(front: Front) -> tuple[str, str]:
         ("inspect", "nano-b"),
         ("logs", "nano-b"),
         ("logs", "nano-b", "--follow"),
-        ("clear", "nano-b"),
+        ("cache", "clear", "nano-b"),
         ("warm", "-", "--model", "nano-b"),
         ("chat", "nano-b"),
         ("client-config", "codex", "--model", "nano-b"),
@@ -71,7 +71,7 @@ async def test_an_unknown_model_is_one_error_everywhere(
 
 async def test_an_alias_is_a_name_of_its_model(serve: Serve) -> None:
     front = await serve(models=(model("nano", aliases=("x",)),))
-    for words in (("load", "x"), ("logs", "x"), ("clear", "x"), ("inspect", "x")):
+    for words in (("load", "x"), ("logs", "x"), ("cache", "clear", "x"), ("inspect", "x")):
         assert (await command(*words, *at(front))).code == 0
 
 
