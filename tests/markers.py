@@ -86,6 +86,7 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         "test_synthetic_models.py",
     ),
     "e2e": WHOLE_NODES,
+    "alone": ("faults/ranks", "faults/test_hosts.py"),
 }
 
 
