@@ -86,7 +86,12 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         "test_synthetic_models.py",
     ),
     "e2e": WHOLE_NODES,
-    "alone": ("faults/ranks", "faults/test_hosts.py"),
+    "alone": (
+        "engine/ranks/test_ranks.py",
+        "faults/ranks",
+        "faults/test_hosts.py",
+        "fidelity/test_ranks.py",
+    ),
 }
 
 

@@ -253,7 +253,9 @@ def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
 def test_an_error_of_mlxs_own_thread_is_raised_before_its_token_is_heard(
     loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any]
 ) -> None:
-    for token in range(0, TOKENS, 1 if IS_LONG else rounds(16, 4, 4)):
+    # A few in one process: mlx counts what has raised as running for ever, and with more than ten
+    # such tasks it may wait for one to end. A child ends after the first.
+    for token in range(0, TOKENS, rounds(16, 12, 10)):
         heard, deaths = answered(loaded, EIGHT, Fault(kind="parked", at=token))
         assert tokens_of(heard) == expected(EIGHT), token
         assert deaths == 1

@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("pipelined", tmp_path_factory.mktemp("models") / "pipelined")
 
 
+@pytest.mark.timeout(0)  # `run_ranks` has a limit
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("split", ["pipeline", "tensor"])
 def test_answers_in_company_are_those_of_one_process(
