@@ -62,14 +62,16 @@ def main() -> None:
             if other.recv(1) != CONFIRMED:
                 raise ConnectionError("the connection was closed")
 
+    log = OperationLog(send, wait, are_cuttable=are_cuttable)
     engine = Engine(
         model,
         tokenizer,
         context_length=8192,
         max_concurrency=CONCURRENCY,
-        ranks=OperationLog(send, wait, are_cuttable=are_cuttable),
+        ranks=log,
     )
     print(json.dumps(getattr(scenarios, play)(engine, tokenizer)))  # noqa: T201
+    log.confirm()  # no rank has work left whose collectives need this one
 
 
 def follow(batch: FollowingBatch, log: socket.socket) -> None:
