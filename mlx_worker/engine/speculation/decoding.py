@@ -28,6 +28,8 @@ class DraftingDecoders(Decoders):
 
     speculation: Speculation
     _may_have_gap = False
+    _has_waited = False
+    """The step that begins has read the tokens of the step before, to draft behind them."""
 
     def __init__(self, *rows: Any, **settings: Any) -> None:
         self._runs: dict[int, list[TokenResponse]] = {}
@@ -74,7 +76,7 @@ class DraftingDecoders(Decoders):
             self._may_have_gap = False
         drafts = self._drafts()
         width = 1 + max(map(len, drafts.values()), default=0)
-        self.speculation.begin_step(len(self.uids), width)
+        self.speculation.begin_step(len(self.uids), width, has_waited=self._has_waited)
         return self._wide_step(drafts) if drafts else super()._step()
 
     def _drafts(self) -> dict[int, list[int]]:
@@ -83,6 +85,7 @@ class DraftingDecoders(Decoders):
         Waits for the tokens of the step before only where a draft is likely to pay.
         """
         speculation, rows = self.speculation, len(self.uids)
+        self._has_waited = False
         if not speculation.pays(rows):
             return {}
         # A wide pass does not make the KV grow before a narrow one would: that is accounted for.
@@ -98,11 +101,14 @@ class DraftingDecoders(Decoders):
         is_model_asked = False
         if width > 1:
             last = self._next_tokens.tolist()  # type: ignore[assignment]
+            self._has_waited = True
             drafts = self._looked_up(drafters, last)
             asking = self._still_asking(drafters.keys() - drafts.keys(), asking, last)
             found = [(len(draft), drafters[place].hit_rate) for place, draft in drafts.items()]
             rates = _model_rates(asking)
-            width, is_model_asked = speculation.plan(rows, found, longest, columns, rates)
+            width, is_model_asked = speculation.plan(
+                rows, found, longest, columns, rates, has_waited=True
+            )
         if is_model_asked:
             drafts |= self._model_drafts(asking, last, width - 1)
         else:

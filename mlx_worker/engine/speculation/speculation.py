@@ -11,7 +11,7 @@ from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
 from mlx_worker.engine.speculation.model_trust import ModelRecord
-from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, StepPace
+from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, Kind, StepPace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +112,7 @@ class Speculation:
     def read(self, rows: int, uid: int, tokens: Sequence[int]) -> None:
         """Have the draft model read some tokens of a row, while this number of rows decodes."""
         assert self.draft_model is not None
-        step = self._pace.narrow * self._ladder.cost(rows, 1)
+        step = self._pace.free * self._ladder.cost(rows, 1)
         self.draft_model.read(uid, tokens, step * READ_SHARE)
 
     def pays(self, rows: int) -> bool:
@@ -122,10 +122,14 @@ class Speculation:
             self._pays[rows] = is_on and self._ladder.best_gain(rows) >= WORTH
         return self._pays[rows]
 
-    def begin_step(self, rows: int, width: int) -> None:
-        """Learn how long the step before took; call this at the begin of every step."""
+    def begin_step(self, rows: int, width: int, *, has_waited: bool) -> None:
+        """Learn how long the step before took; call this at the begin of every step.
+
+        `has_waited`: the tokens of the step before were read first, to draft behind them.
+        """
         if self.pays(rows):
-            self._pace.begin(self._ladder.cost(rows, width), is_wide=width > 1)
+            narrow = Kind.HELD if has_waited else Kind.FREE
+            self._pace.begin(self._ladder.cost(rows, width), Kind.WIDE if width > 1 else narrow)
 
     def width(
         self,
@@ -148,20 +152,33 @@ class Speculation:
         longest: int,
         columns: int,
         asking: Sequence[float] = (),
+        *,
+        has_waited: bool = False,
     ) -> tuple[int, bool]:
         """Return the width of the next pass, and whether the draft model is asked.
 
         `asking` has the hit rates of the rows that would ask the draft model; the rest is as for
-        `width`.
+        `width`. Before the step has waited for tokens, a wide pass must be worth that wait.
         """
-        width, speed = self._best(rows, drafts, longest, columns)
+        if self._pace.must_run_free and not has_waited:
+            return 1, False
+        base, vain = self._narrow_speed(rows, has_waited=has_waited), self._pace.vain
+        if has_waited:
+            vain = 0.0
+        width, speed = self._best(rows, drafts, longest, columns, base, vain)
         model = self.draft_model
         if model is None or not asking:
             return width, False
         more = [*drafts, *((WIDEST - 1, rate) for rate in asking)]
         extra = [self._draft_factor * model.cost(len(asking), count) for count in range(1, WIDEST)]
-        model_width, model_speed = self._best(rows, more, longest, columns, extra)
+        model_width, model_speed = self._best(rows, more, longest, columns, base, vain, extra)
         return (model_width, True) if model_speed > speed else (width, False)
+
+    def _narrow_speed(self, rows: int, *, has_waited: bool) -> float:
+        """Return how many tokens a second a pass of width 1 promises."""
+        if has_waited:
+            return rows / ((self._pace.held + self._pace.after) * self._ladder.cost(rows, 1))
+        return MARGIN * rows / (self._pace.free * self._ladder.cost(rows, 1))
 
     def _best(
         self,
@@ -169,14 +186,17 @@ class Speculation:
         drafts: Sequence[tuple[int, float]],
         longest: int,
         columns: int,
+        narrow_speed: float,
+        vain: float,
         extra: Sequence[float] = (0.0,) * WIDEST,
     ) -> tuple[int, float]:
         """Return the best width, and how many tokens a second it promises.
 
-        `extra` are the seconds that drafts of 1, 2, … tokens take.
+        `narrow_speed` is the promise of width 1. `vain` is the share of passes that will not be
+        wide after all. `extra` are the seconds that drafts of 1, 2, … tokens take.
         """
-        narrow, wide = self._pace.narrow, self._pace.wide
-        best, best_speed = 1, MARGIN * rows / (narrow * self._ladder.cost(rows, 1))
+        best, best_speed = 1, narrow_speed
+        held = (vain * self._pace.held + self._pace.after) * self._ladder.cost(rows, 1)
         widest = min(
             WIDEST,
             1 + max((count for count, _ in drafts), default=0),
@@ -186,8 +206,9 @@ class Speculation:
         )
         for width in range(2, widest + 1):
             expected = sum(_expected(min(count, width - 1), rate) for count, rate in drafts)
-            seconds = wide * self._ladder.cost(rows, width) + extra[width - 2]
-            if (speed := (rows + expected) / seconds) > best_speed:
+            seconds = self._pace.wide * self._ladder.cost(rows, width) + extra[width - 2]
+            speed = (rows + (1 - vain) * expected) / ((1 - vain) * seconds + held)
+            if speed > best_speed:
                 best, best_speed = width, speed
         return best, best_speed
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mlx_worker.engine.speculation.ladder import ROWS, WIDTHS, Ladder
-from mlx_worker.engine.speculation.pace import StepPace
-from mlx_worker.engine.speculation.speculation import Speculation
+from mlx_worker.engine.speculation.pace import Kind, StepPace
+from mlx_worker.engine.speculation.speculation import WIDEST, Speculation
 
 
 class Hand:
@@ -18,49 +18,105 @@ class Hand:
         return self.now
 
 
-def run(pace: StepPace, clock: Hand, *, steps: int, takes: float, is_wide: bool) -> None:
+def run(pace: StepPace, clock: Hand, *, steps: int, takes: float, kind: Kind) -> None:
     """Steps that are expected to take a second, and take so long."""
     for _ in range(steps):
-        pace.begin(1.0, is_wide=is_wide)
+        pace.begin(1.0, kind)
         clock.now += takes
 
 
 def test_factors_follow_the_steps_of_each_kind() -> None:
     clock = Hand()
     pace = StepPace(clock)
-    run(pace, clock, steps=40, takes=0.5, is_wide=False)
-    run(pace, clock, steps=40, takes=1.5, is_wide=True)
-    assert pace.narrow == pytest.approx(0.5, abs=0.05)
+    run(pace, clock, steps=40, takes=0.5, kind=Kind.FREE)
+    run(pace, clock, steps=40, takes=1.0, kind=Kind.HELD)
+    run(pace, clock, steps=40, takes=1.5, kind=Kind.WIDE)
+    assert pace.free == pytest.approx(0.5, abs=0.05)
+    assert pace.held == pytest.approx(1.0, abs=0.05)
     assert pace.wide == pytest.approx(1.5, abs=0.05)
+
+
+def test_narrow_step_behind_one_that_waited_says_nothing_of_steps_that_overlap() -> None:
+    clock = Hand()
+    pace = StepPace(clock)
+    for _ in range(40):
+        run(pace, clock, steps=1, takes=3.0, kind=Kind.WIDE)
+        run(pace, clock, steps=1, takes=2.0, kind=Kind.FREE)
+    assert pace.free == 1.0
+    assert pace.after == pytest.approx(1.0, abs=0.1)
+
+
+def test_waits_in_vain_are_counted_and_forgotten() -> None:
+    clock = Hand()
+    pace = StepPace(clock)
+    for _ in range(20):
+        run(pace, clock, steps=1, takes=1.0, kind=Kind.HELD)
+        run(pace, clock, steps=1, takes=1.0, kind=Kind.WIDE)
+    assert pace.vain == pytest.approx(0.5, abs=0.1)
+    run(pace, clock, steps=1000, takes=1.0, kind=Kind.FREE)
+    assert pace.vain < 0.05
 
 
 def test_step_that_waited_for_work_teaches_nothing() -> None:
     clock = Hand()
     pace = StepPace(clock)
-    run(pace, clock, steps=1, takes=100, is_wide=False)
-    run(pace, clock, steps=1, takes=100, is_wide=True)
-    pace.begin(1.0, is_wide=False)
-    assert (pace.narrow, pace.wide) == (1.0, 1.0)
+    for kind in Kind:
+        run(pace, clock, steps=2, takes=100, kind=kind)
+    pace.begin(1.0, Kind.FREE)
+    assert (pace.free, pace.held, pace.wide) == (1.0, 1.0, 1.0)
 
 
 def test_wide_steps_that_were_slow_are_tried_again_some_time() -> None:
     clock = Hand()
     pace = StepPace(clock)
-    run(pace, clock, steps=40, takes=3, is_wide=True)
+    run(pace, clock, steps=40, takes=3, kind=Kind.WIDE)
     before = pace.wide
-    run(pace, clock, steps=1000, takes=1, is_wide=False)
+    run(pace, clock, steps=1500, takes=1, kind=Kind.FREE)
     assert before > 2.5
     assert pace.wide == pytest.approx(1.0, abs=0.1)
 
 
-def test_width_is_one_once_wide_steps_turn_out_to_be_slow() -> None:
+def follow(seconds: dict[Kind, float], *, found: float, steps: int = 1000) -> float:
+    """Return how many tokens a second come, of a row whose drafts are right in half the places.
+
+    Steps take so long by their kind. The row finds a draft in this share of its steps.
+    """
     clock = Hand()
     ladder = Ladder({(rows, width): 1.0 for rows in ROWS for width in WIDTHS}, clock=clock)
-    speculation = Speculation(ladder, 1000, 1024)
-    widths: list[int] = []
-    for _ in range(30):
-        widths.append(speculation.width(1, [(7, 0.5)], 10))
-        speculation.begin_step(1, widths[-1])
-        clock.now += 1.0 if widths[-1] == 1 else 4.0
-    assert widths[0] == WIDTHS[-1]
-    assert widths[-1] == 1
+    speculation = Speculation(ladder, 100_000, 1024)
+    tokens, finds = 0.0, 0.0
+    for _ in range(steps):
+        drafts = [(WIDEST - 1, 0.5)]
+        width, has_waited = speculation.width(1, drafts, 10), False
+        if width > 1:
+            has_waited = True
+            finds += found
+            drafts = drafts if finds >= 1 else []
+            finds %= 1
+            width, _ = speculation.plan(1, drafts, 10, WIDEST, has_waited=True)
+        speculation.begin_step(1, width, has_waited=has_waited)
+        kind = Kind.WIDE if width > 1 else Kind.HELD if has_waited else Kind.FREE
+        clock.now += seconds[kind]
+        tokens += 2 if width > 1 else 1
+    return tokens / clock.now
+
+
+def test_width_is_one_once_wide_steps_turn_out_to_be_slow() -> None:
+    speed = follow({Kind.FREE: 1.0, Kind.HELD: 1.0, Kind.WIDE: 4.0}, found=1.0)
+    assert speed > 0.95
+
+
+def test_row_does_not_wait_where_the_lost_overlap_costs_more_than_drafts_save() -> None:
+    """A free step takes half as long as one that has waited: only narrow steps know that."""
+    speed = follow({Kind.FREE: 0.5, Kind.HELD: 1.0, Kind.WIDE: 1.3}, found=1.0)
+    assert speed > 0.95 / 0.5
+
+
+def test_row_does_not_wait_where_most_waits_are_in_vain() -> None:
+    speed = follow({Kind.FREE: 0.7, Kind.HELD: 1.1, Kind.WIDE: 1.2}, found=0.2)
+    assert speed > 0.95 / 0.7
+
+
+def test_row_drafts_where_wide_steps_pay() -> None:
+    speed = follow({Kind.FREE: 1.0, Kind.HELD: 1.1, Kind.WIDE: 1.2}, found=1.0)
+    assert speed > 0.95 * 2 / 1.2
