@@ -58,6 +58,7 @@ MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
         "bench",
         "child/test_silence.py",
         "cli",
+        "faults/test_garbage.py",
         "faults/test_stopped_tree.py",
         "fidelity/test_documents.py",
         "front/test_client_config.py",

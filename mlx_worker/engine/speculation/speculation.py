@@ -162,9 +162,8 @@ class Speculation:
         """
         if self._pace.must_run_free and not has_waited:
             return 1, False
-        base, vain = self._narrow_speed(rows, has_waited=has_waited), self._pace.vain
-        if has_waited:
-            vain = 0.0
+        base = self._narrow_speed(rows, has_waited=has_waited)
+        vain = 0.0 if has_waited else self._pace.vain
         width, speed = self._best(rows, drafts, longest, columns, base, vain)
         model = self.draft_model
         if model is None or not asking:

@@ -36,7 +36,8 @@ def ladder(step: float) -> Ladder:
 def seconds_of_rows(share: float, right: int, rows: int) -> list[float]:
     """Return what rows of some tokens take, one after the other, in steps without drafts.
 
-    The draft model takes this share of the model's time, and so many tokens of a draft are right.
+    A pass of the draft model takes `share` of the model's; the first `right` tokens of a draft are
+    right.
     """
     model = DraftModel(Unread(), ladder(share), 256, None, 1.0)
     speculation = Speculation(ladder(STEP), 10_000, 256, model)
