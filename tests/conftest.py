@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from mlx_worker.kv_disk.place import FOLDER_VARIABLE
+from mlx_worker.system.garbage import imports_kept
 from tests.markers import StartedProcesses, by_cost, markers_of
 from tests.processes import RunningNode, running_node
 from tests.supervisor_harness import WORKERS
@@ -84,17 +84,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect tests without looking for garbage, and never look through what they imported.
+    """Collect tests without looking for garbage: thousands of them and all of MLX stay to the end.
 
-    Thousands of tests and all of MLX stay to the end; to search them again and again takes a tenth
-    of the run.
+    To search them again and again takes a tenth of the run.
     """
-    gc.disable()
-    try:
+    with imports_kept():
         return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @pytest.fixture(scope="session")

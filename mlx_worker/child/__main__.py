@@ -17,6 +17,7 @@ from mlx_worker.child.imported_code import ImportedCode
 from mlx_worker.child.pipe import Pipe
 from mlx_worker.log_writer import STDERR
 from mlx_worker.logs import set_up_child
+from mlx_worker.system.garbage import imports_kept
 from mlx_worker.system.loaded_blas import keep_preload_from_helpers
 from mlx_worker.system.process_titles import set_title
 
@@ -39,7 +40,8 @@ def main() -> None:
     # The front sends nothing before Hello: this never waits, but sees EOF from the start.
     pipe.listen(lambda message: worker.result().on_message(message))
     code = ImportedCode()
-    from mlx_worker.child.worker import EngineWorker  # noqa: PLC0415  (seconds of imports)
+    with imports_kept():
+        from mlx_worker.child.worker import EngineWorker  # noqa: PLC0415  (seconds of imports)
 
     ours = EngineWorker(pipe, code)
     worker.set_result(ours)

@@ -32,6 +32,7 @@ from mlx_worker.cli.version import version_option
 from mlx_worker.config.load import default_file
 from mlx_worker.errors import WorkerError
 from mlx_worker.service.commands import service
+from mlx_worker.system.garbage import imports_kept
 from mlx_worker.system.standard_streams import fill_closed_streams
 
 if TYPE_CHECKING:
@@ -102,10 +103,11 @@ app.add_command(rank)
 @config_file
 def serve(*, file: Path | None) -> None:
     """Run the node in the foreground, until SIGTERM or ctrl-C."""
-    from mlx_worker.cli.process_end import reported_end
-    from mlx_worker.logs import set_up
-    from mlx_worker.server import serve as serve_node
-    from mlx_worker.service.log_file import with_the_services_file
+    with imports_kept():
+        from mlx_worker.cli.process_end import reported_end
+        from mlx_worker.logs import set_up
+        from mlx_worker.server import serve as serve_node
+        from mlx_worker.service.log_file import with_the_services_file
 
     with reported_end():
         loaded = configuration(file)

@@ -14,11 +14,12 @@ from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import Account, AccountBusy
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.files.folder import lock, open_file, open_folder, open_root, same_folder
-from mlx_worker.kv_disk.files.index import Index, SegmentState, entry_of, garbage_kept, in_pieces
+from mlx_worker.kv_disk.files.index import Index, SegmentState, entry_of, in_pieces
 from mlx_worker.kv_disk.files.payload import BadRecord
 from mlx_worker.kv_disk.files.records import Mark
 from mlx_worker.kv_disk.files.saved_index import MAX_SAVED, dump, parse
 from mlx_worker.kv_disk.files.segments import Segments
+from mlx_worker.system.garbage import garbage_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.eviction import INDEX_NAME, read_file
 from mlx_worker.kv_disk.files.folder import lock, open_folder, open_root
-from mlx_worker.kv_disk.files.index import entry_of, garbage_kept, in_pieces, release
+from mlx_worker.kv_disk.files.index import entry_of, in_pieces, release
 from mlx_worker.kv_disk.files.names import read_models, remove_models
 from mlx_worker.kv_disk.files.payload import BadRecord
 from mlx_worker.kv_disk.files.records import KV_KINDS, Mark, decode_body
@@ -23,6 +23,7 @@ from mlx_worker.kv_disk.files.saved_index import MAX_SAVED, parse
 from mlx_worker.kv_disk.files.segments import Segments
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
+from mlx_worker.system.garbage import garbage_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -37,21 +35,6 @@ def in_pieces(items: Iterable[T], size: int) -> Iterator[T]:
         yield item
         if not count % size:
             time.sleep(_PAUSE)
-
-
-@contextlib.contextmanager
-def garbage_kept() -> Iterator[None]:
-    """Collect no garbage meanwhile: each collection visits all entries, and holds up all threads.
-
-    With 100,000 records that is a third of the time, and 100 ms in one piece.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def release(items: list[T], size: int) -> None:
