@@ -8,7 +8,7 @@ passes round is measured too. [child]
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import mlx.core as mx
@@ -43,6 +43,10 @@ class Ladder:
     seconds: Mapping[tuple[int, int], float]
     because: str = ""
     clock: Callable[[], float] = time.perf_counter
+    _costs: dict[tuple[int, int], float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What was asked for before: a step asks for one cost, one that could draft for nine."""
 
     @property
     def pass_costs(self) -> list[PassCost]:
@@ -51,6 +55,12 @@ class Ladder:
 
     def cost(self, rows: int, width: int) -> float:
         """Return the seconds of a forward pass, between and beyond what was measured too."""
+        known = self._costs.get((rows, width))
+        if known is None:
+            known = self._costs[rows, width] = self._cost(rows, width)
+        return known
+
+    def _cost(self, rows: int, width: int) -> float:
         measured = sorted({of for of, _ in self.seconds})
         if len(measured) == 1:
             return self._of(measured[0], width) * rows / measured[0]
@@ -112,7 +122,6 @@ def measure_ladder(
     if not are_cuttable(layers):
         return Ladder({}, "the model's KV cannot be cut at any token")
     seconds: dict[tuple[int, int], float] = {}
-    ladder = Ladder(seconds, clock=clock)
     begun = clock()
     for count in dict.fromkeys(min(of, rows) for of in ROWS):
         cache = [layer.merge([layer] * count) for layer in layers]
@@ -128,6 +137,7 @@ def measure_ladder(
             break
     del cache
     mx.clear_cache()  # the memory of a process is measured after its load
+    ladder = Ladder(seconds, clock=clock)
     if max(ladder.best_gain(of) for of, _ in seconds) >= WORTH:
         return ladder
     widest = max(width for of, width in seconds if of == 1)

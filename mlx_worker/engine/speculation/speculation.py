@@ -203,8 +203,9 @@ class Speculation:
             columns,
             max_scored_tokens(self._vocabulary, rows),
         )
-        for width in range(2, widest + 1):
-            expected = sum(_expected(min(count, width - 1), rate) for count, rate in drafts)
+        expected = 0.0
+        for width, gained in enumerate(_expected(drafts, widest - 1), 2):
+            expected += gained
             seconds = self._pace.wide * self._ladder.cost(rows, width) + extra[width - 2]
             speed = (rows + (1 - vain) * expected) / ((1 - vain) * seconds + held)
             if speed > best_speed:
@@ -212,8 +213,12 @@ class Speculation:
         return best, best_speed
 
 
-def _expected(count: int, rate: float) -> float:
-    """Return how many of `count` drafted tokens are right on average, from the first one on."""
-    if rate >= 1:
-        return count
-    return float(rate * (1 - rate**count) / (1 - rate))
+def _expected(drafts: Sequence[tuple[int, float]], most: int) -> list[float]:
+    """Return how many first, second, … drafted tokens are right on average, of at most `most`."""
+    right = [0.0] * most
+    for count, rate in drafts:
+        share = 1.0
+        for place in range(min(count, most)):
+            share *= rate
+            right[place] += share
+    return right
