@@ -51,6 +51,7 @@ from mlx_worker.engine.checks.computation import ComputationFailed
 from mlx_worker.engine.checks.text_bound import TextBound
 from mlx_worker.errors import WorkerError
 from mlx_worker.logs import Entry
+from mlx_worker.system.priority import NativeThreads
 from mlx_worker.wire.messages import (
     PROTOCOL,
     CancelGeneration,
@@ -82,6 +83,10 @@ SWITCH = 0.0005
 """Seconds for which a thread may keep the interpreter while another waits. At Python's 5 ms a
 template beside the decode loop doubles a step of a small model; at this value the step is the
 same."""
+
+FEW_ROWS = 8
+"""Rows up to which the thread that computes preempts none: it waits for work more often than work
+waits for it. At 32 rows a busy machine gave it a processor too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +213,8 @@ class EngineWorker:
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH)
+        engine.start_threads()
+        threads = NativeThreads()
         bound = TextBound(loaded.tokenizer, engine.context_length)
         self._preparation.start(
             PreparationContext(
@@ -224,6 +231,7 @@ class EngineWorker:
             while True:
                 self._take_jobs(engine)
                 if engine.active:
+                    threads.preempt(allowed=engine.active > FEW_ROWS)
                     with self._work.measure("prefill" if engine.has_prefill else "decode"):
                         messages = engine.step()
                     self._answers.observe(messages)

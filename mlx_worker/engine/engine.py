@@ -170,6 +170,10 @@ class Engine:
         if self._batch.errors_come_late:
             self._batch.confirm()
 
+    def start_threads(self) -> None:
+        """Start the thread that computes on a CPU, as the first use of a stream of mlx does."""
+        self._batch.confirm()
+
     # --- admission ---
 
     def admit(

@@ -9,10 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
+from mlx_worker.child.worker import FEW_ROWS
 from mlx_worker.errors import ContextLengthExceeded
 from mlx_worker.supervisor.process.launch.process import CHILD_COMMAND
 from mlx_worker.wire.framing import encode, frames_from_child
@@ -39,7 +41,6 @@ from tests.synthetic_models import WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from mlx_worker.wire.base import WireMessage
 
@@ -261,6 +262,32 @@ def test_all_sequences_share_one_step(loaded: Front) -> None:
         else:
             finished += 1
     assert widest == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no such class")
+def test_the_thread_that_computes_preempts_none_while_few_rows_run(loaded: Front) -> None:
+    def classes() -> dict[str, int]:
+        tasks = [task.name for task in Path(f"/proc/{loaded.process.pid}/task").iterdir()]
+        return {task: os.sched_getscheduler(int(task)) for task in tasks}
+
+    def run(ids: range, *, until: set[int]) -> dict[str, int]:
+        """Run rows until the classes of all threads are these."""
+        for id_ in ids:
+            loaded.send(generate(id_, f"{WORDS[0]} once", ENDLESS))
+        loaded.receive(StepOutput)
+        while set((found := classes()).values()) != until:
+            loaded.receive(StepOutput)
+        for id_ in ids:
+            loaded.send(CancelGeneration(id_))
+        for _ in ids:
+            loaded.receive(Done)
+        return found
+
+    few = run(range(1), until={os.SCHED_OTHER, os.SCHED_BATCH})
+    assert few[str(loaded.process.pid)] == os.SCHED_OTHER
+    run(range(FEW_ROWS + 1), until={os.SCHED_OTHER})
+    again = run(range(2), until={os.SCHED_OTHER, os.SCHED_BATCH})
+    assert again == few, "no thread that computes was started later"
 
 
 def test_a_cancelled_generation_says_so_and_says_nothing_more(loaded: Front) -> None:

@@ -23,6 +23,28 @@ print(open({str(AUTOGROUP)!r}).read().split()[-1])
 """
 """A process that leads a session, and runs another in that session that lowers its priority."""
 
+NATIVE: Final = """
+import os, threading
+import mlx.core as mx
+from mlx_worker.system.priority import NativeThreads
+mx.eval(mx.zeros(3) + 1)
+ours = threading.Thread(target=threading.Event().wait, daemon=True)
+ours.start()
+threads = NativeThreads()
+
+def tell():
+    classes = {tid: os.sched_getscheduler(int(tid)) for tid in os.listdir("/proc/self/task")}
+    main, own = classes.pop(str(os.getpid())), classes.pop(str(ours.native_id))
+    print(main, own, *{*classes.values()}, flush=True)
+
+for allowed in (False, False, True):
+    threads.preempt(allowed=allowed)
+    tell()
+print(*{os.getpriority(0, int(tid)) for tid in os.listdir("/proc/self/task")}, flush=True)
+os._exit(0)
+"""
+"""A process with a thread of Python's and a thread that mlx computes in."""
+
 
 def group_niceness(pid: int | str) -> int:
     """The nice value of the session that this process is in."""
@@ -59,3 +81,14 @@ def test_the_helper_of_grammars_leads_a_session_of_its_own() -> None:
         assert os.getsid(helper.pid) == helper.pid
     finally:
         trials.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no such class")
+def test_threads_of_mlx_preempt_where_they_may_and_have_the_same_share() -> None:
+    command = [sys.executable, "-c", NATIVE]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    *classes, nice = said.splitlines()
+    held = [os.SCHED_OTHER, os.SCHED_OTHER, os.SCHED_BATCH]
+    free = [os.SCHED_OTHER] * 3
+    assert [[*map(int, line.split())] for line in classes] == [held, held, free]
+    assert int(nice) == os.nice(0)
