@@ -213,8 +213,6 @@ class EngineWorker:
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(SWITCH)
-        engine.start_threads()
-        threads = NativeThreads()
         bound = TextBound(loaded.tokenizer, engine.context_length)
         self._preparation.start(
             PreparationContext(
@@ -227,6 +225,8 @@ class EngineWorker:
             )
         )
         try:
+            engine.start_threads()
+            threads = NativeThreads()
             self._output.put(engine, [])
             while True:
                 self._take_jobs(engine)
