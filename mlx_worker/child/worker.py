@@ -86,7 +86,7 @@ same."""
 
 FEW_ROWS = 8
 """Rows up to which the thread that computes preempts none: it waits for work more often than work
-waits for it. At 32 rows a busy machine gave it a processor too late."""
+waits for it. At 32 rows streams were a tenth slower by it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class NativeThreads:
 
     def __init__(self) -> None:
         started_by_python = {thread.native_id for thread in threading.enumerate()}
-        tasks = TASKS.iterdir() if sys.platform == "linux" else ()  # elsewhere, no such class
+        tasks = TASKS.iterdir() if TASKS.is_dir() else ()  # on Linux, unless it is hidden
         self._ids = {int(task.name) for task in tasks} - started_by_python
         self._preempt = True
 
