@@ -86,7 +86,7 @@ class DraftingDecoders(Decoders):
         """
         speculation, rows = self.speculation, len(self.uids)
         self._has_waited = False
-        if not speculation.pays(rows):
+        if not speculation.looks(rows):
             return {}
         # A wide pass does not make the KV grow before a narrow one would: that is accounted for.
         columns = free_columns(self.prompt_cache) or WIDEST
@@ -96,6 +96,7 @@ class DraftingDecoders(Decoders):
             return {}
         hoped = [(WIDEST - 1, drafter.hit_rate) for drafter in drafters.values()]
         width, _ = speculation.plan(rows, hoped, longest, columns, _model_rates(asking))
+        speculation.record_search(is_worth=width > 1)
         last: list[int] = []
         drafts: dict[int, list[int]] = {}
         is_model_asked = False

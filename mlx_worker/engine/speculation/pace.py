@@ -3,12 +3,16 @@
 The ladder is measured on short KV, one pass after the other. A step of a running batch also samples
 and sends, and its KV is longer. While no row drafts, its pass overlaps with the work around it; a
 step that waits for the tokens before it, to draft behind them, loses that, also where nothing is
-found then. So the costs of the ladder are corrected by what steps of each kind take. [child]
+found then. So the costs of the ladder are corrected by what steps of each kind take. Each number of
+rows is known apart: one row may decode at half the speed that the ladder promises, and eight at
+twice. [child]
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from enum import Enum, auto
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,16 +22,18 @@ KEPT: Final = 0.8
 """The weight of what is known, for each step that is added."""
 OUTLIER: Final = 5.0
 """A step that takes this many times as long as expected read a prompt too, or waited for work."""
-FORGETTING: Final = 0.003
-"""The share of what is known of other steps that a free step forgets: they are tried again."""
-FIRST_WAITS: Final = 32
-"""Steps that wait before the first free ones are run, to learn what these take."""
-LATER_WAITS: Final = 512
-"""Steps that wait before free ones are run again."""
-FREE_STEPS: Final = 2
-"""Free steps that are learned from, then."""
-RUN_IN: Final = 3
+RUN_IN: Final = 4
 """Free steps behind one that waited, which do not overlap as they will."""
+FREE_STEPS: Final = 5
+"""Free steps that are learned from together: the median of them."""
+KEPT_FREE: Final = 0.5
+"""The weight of what is known, for each such median that is added."""
+FORGETTING: Final = 0.002
+"""The share of what is known of other steps that is forgotten then: they are tried again."""
+FIRST_WAITS: Final = 8
+"""Steps that wait before the first free ones are run, to learn what these take."""
+LATER_WAITS: Final = 64
+"""Steps that wait before free ones are run again: what else runs on the machine changes."""
 
 
 class Kind(Enum):
@@ -38,82 +44,111 @@ class Kind(Enum):
     WIDE = auto()
 
 
+@dataclass(slots=True)
 class StepPace:
-    """Learn by what factor steps of each kind are slower than the ladder says.
+    """By what factor steps of each kind are slower than the ladder says, with one number of rows.
 
     `vain` is the share of steps that waited for tokens and read no draft. `after` is how much
     slower the free steps behind one that waited are together, in passes of width 1.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.free = 1.0
-        self.held = 1.0
-        self.wide = 1.0
-        self.vain = 0.0
-        self.after = 0.0
-        self._clock = clock
-        self._running: tuple[float, Kind, float] | None = None
-        self._run = 0
-        self._excess = 0.0
-        self._has_run_free = False
-        self._waits = 0
-        self._learned = 0
+    free: float = 1.0
+    held: float = 1.0
+    wide: float = 1.0
+    vain: float = 0.0
+    after: float = 0.0
+    has_run_free: bool = False
+    has_run_wide: bool = False
+    waits: int = 0
+    """Steps that waited since what is known of free steps was learned."""
 
     @property
     def must_run_free(self) -> bool:
         """True if it is not known, or not any more, what a free step takes."""
-        return self._waits >= (LATER_WAITS if self._has_run_free else FIRST_WAITS)
+        return self.waits >= (LATER_WAITS if self.has_run_free else FIRST_WAITS)
 
-    def begin(self, expected: float, kind: Kind) -> None:
+    def learn_free(self, factor: float) -> None:
+        """Learn what free steps take that overlap; what was assumed before is no measurement."""
+        kept = KEPT_FREE if self.has_run_free else 0.0
+        self.free = self.free * kept + factor * (1 - kept)
+        self.held += (self.free - self.held) * FORGETTING
+        self.wide += (self.free - self.wide) * FORGETTING
+        self.vain -= self.vain * FORGETTING
+        self.after -= self.after * FORGETTING
+        self.has_run_free = True
+        self.waits = 0
+
+    def learn_wait(self, factor: float, kind: Kind) -> None:
+        """Learn what a step took that waited."""
+        if factor > OUTLIER * max(self.free, self.wide if kind is Kind.WIDE else self.held):
+            return
+        if kind is Kind.HELD:
+            self.held = self.held * KEPT + factor * (1 - KEPT)
+        else:
+            kept = KEPT if self.has_run_wide else 0.0
+            self.wide = self.wide * kept + factor * (1 - kept)
+            self.has_run_wide = True
+
+
+class Paces:
+    """Learn the pace of steps by their number of rows, from when each of them begins."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._known: dict[int, StepPace] = {}
+        self._running: _Step | None = None
+        self._run: list[float] = []
+        """Factors of the free steps that ended since the last other one."""
+
+    def of(self, rows: int) -> StepPace:
+        """Return the pace with this number of rows; at first, that of the nearest known number."""
+        if rows not in self._known:
+            near = min(self._known, key=lambda known: abs(known - rows), default=None)
+            known = StepPace() if near is None else self._known[near]
+            self._known[rows] = replace(known, has_run_free=False, has_run_wide=False, waits=0)
+        return self._known[rows]
+
+    def begin(self, rows: int, expected: float, kind: Kind) -> None:
         """Record that a step begins, which ends the one before; `expected` are its seconds."""
         now = self._clock()
-        if self._running is not None:
-            begun, ended, seconds = self._running
-            self._add((now - begun) / seconds, ended)
+        ended, self._running = self._running, _Step(rows, expected, kind, now)
+        if ended is not None:
+            self._end(ended, (now - ended.begun) / ended.expected)
+        if ended is not None and ended.rows != rows:
+            self._run = []
         if kind is not Kind.FREE:
-            self.vain = self.vain * KEPT + (kind is Kind.HELD) * (1 - KEPT)
-            self.after = self.after * KEPT + self._excess * (1 - KEPT)
-            self._excess = 0.0
-            self._waits += 1
-            self._learned = self._run = 0
-        self._running = now, kind, expected
+            pace = self.of(rows)
+            pace.vain = pace.vain * KEPT + (kind is Kind.HELD) * (1 - KEPT)
+            excess = sum(
+                max(0.0, factor - pace.free)
+                for factor in self._run[:RUN_IN]
+                if factor <= OUTLIER * pace.free
+            )
+            pace.after = pace.after * KEPT + excess * (1 - KEPT)
+            pace.waits += 1
+            self._run = []
 
     def exclude(self, seconds: float) -> None:
         """Leave seconds that just passed out of the running step."""
         if self._running is not None:
-            begun, kind, expected = self._running
-            self._running = begun + seconds, kind, expected
+            self._running = replace(self._running, begun=self._running.begun + seconds)
 
-    def _add(self, factor: float, kind: Kind) -> None:
-        match kind:
-            case Kind.FREE:
-                self._run += 1
-                if self._run <= RUN_IN:
-                    if factor <= OUTLIER * self.free:
-                        self._excess += max(0.0, factor - self.free)
-                    return
-                self._learn_free(factor)
-                self.held += (self.free - self.held) * FORGETTING
-                self.wide += (self.free - self.wide) * FORGETTING
-                self.vain -= self.vain * FORGETTING
-                self.after -= self.after * FORGETTING
-            case Kind.HELD:
-                self.held = _kept(self.held, factor)
-            case Kind.WIDE:
-                self.wide = _kept(self.wide, factor)
-
-    def _learn_free(self, factor: float) -> None:
-        is_first = not (self._has_run_free or self._learned)
-        if is_first and factor <= OUTLIER * self.free:
-            self.free = factor  # what was assumed before is no measurement
-        else:
-            self.free = _kept(self.free, factor)
-        self._learned += 1
-        if self._learned >= FREE_STEPS:
-            self._has_run_free = True
-            self._waits = 0
+    def _end(self, step: _Step, factor: float) -> None:
+        pace = self.of(step.rows)
+        if step.kind is not Kind.FREE:
+            pace.learn_wait(factor, step.kind)
+            return
+        self._run.append(factor)
+        if len(self._run) == RUN_IN + FREE_STEPS:
+            pace.learn_free(median(self._run[RUN_IN:]))
+            del self._run[RUN_IN:]
 
 
-def _kept(known: float, factor: float) -> float:
-    """Return what is known with one step more."""
-    return known if factor > OUTLIER * known else known * KEPT + factor * (1 - KEPT)
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A running step: how long it is expected to take, and when it began."""
+
+    rows: int
+    expected: float
+    kind: Kind
+    begun: float

@@ -11,7 +11,8 @@ from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
 from mlx_worker.engine.speculation.model_trust import ModelRecord
-from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, Kind, StepPace
+from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, Kind, Paces, StepPace
+from mlx_worker.engine.speculation.rest import Rest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 WIDEST: Final = WIDTHS[-1]
 READ_SHARE: Final = 1 / 16
 """The share of a step's time in which the draft model reads prompts."""
-MARGIN: Final = 1.05
+MARGIN: Final = 1.1
 """How many times as fast a wide pass must be expected to be: it waits for tokens, and cuts KV."""
 
 
@@ -53,8 +54,9 @@ class Speculation:
         self._ladder = ladder
         self._context_length = context_length
         self._vocabulary = vocabulary
-        self._pace = StepPace(ladder.clock)
+        self._paces = Paces(ladder.clock)
         self._pays: dict[int, bool] = {}
+        self._rest = Rest()
 
     @property
     def off(self) -> str:
@@ -99,7 +101,7 @@ class Speculation:
         begun = self._ladder.clock()
         drafts = self.draft_model.propose(asks, count)
         took = self._ladder.clock() - begun
-        self._pace.exclude(took)
+        self._paces.exclude(took)
         factor = took / self.draft_model.cost(len(asks), count)
         if factor <= OUTLIER * self._draft_factor:
             self._draft_factor = self._draft_factor * KEPT + factor * (1 - KEPT)
@@ -112,7 +114,7 @@ class Speculation:
     def read(self, rows: int, uid: int, tokens: Sequence[int]) -> None:
         """Have the draft model read some tokens of a row, while this number of rows decodes."""
         assert self.draft_model is not None
-        step = self._pace.free * self._ladder.cost(rows, 1)
+        step = self._paces.of(rows).free * self._ladder.cost(rows, 1)
         self.draft_model.read(uid, tokens, step * READ_SHARE)
 
     def pays(self, rows: int) -> bool:
@@ -122,6 +124,17 @@ class Speculation:
             self._pays[rows] = is_on and self._ladder.best_gain(rows) >= WORTH
         return self._pays[rows]
 
+    def looks(self, rows: int) -> bool:
+        """Return True if drafts are looked for in the step that begins, with this number of rows.
+
+        A draft model is not left behind: it reads in every step.
+        """
+        return self.pays(rows) and not (self._rest.begin_step(rows) and self.draft_model is None)
+
+    def record_search(self, *, is_worth: bool) -> None:
+        """Record whether a wide pass was worth a wait for tokens, by the drafts that were found."""
+        self._rest.record(is_worth=is_worth)
+
     def begin_step(self, rows: int, width: int, *, has_waited: bool) -> None:
         """Learn how long the step before took; call this at the begin of every step.
 
@@ -129,7 +142,8 @@ class Speculation:
         """
         if self.pays(rows):
             narrow = Kind.HELD if has_waited else Kind.FREE
-            self._pace.begin(self._ladder.cost(rows, width), Kind.WIDE if width > 1 else narrow)
+            kind = Kind.WIDE if width > 1 else narrow
+            self._paces.begin(rows, self._ladder.cost(rows, width), kind)
 
     def width(
         self,
@@ -160,10 +174,11 @@ class Speculation:
         `asking` has the hit rates of the rows that would ask the draft model; the rest is as for
         `width`. Before the step has waited for tokens, a wide pass must be worth that wait.
         """
-        if self._pace.must_run_free and not has_waited:
+        pace = self._paces.of(rows)
+        if pace.must_run_free and not has_waited:
             return 1, False
-        base = self._narrow_speed(rows, has_waited=has_waited)
-        vain = 0.0 if has_waited else self._pace.vain
+        base = self._narrow_speed(rows, pace, has_waited=has_waited)
+        vain = 0.0 if has_waited else pace.vain
         width, speed = self._best(rows, drafts, longest, columns, base, vain)
         model = self.draft_model
         if model is None or not asking:
@@ -173,11 +188,11 @@ class Speculation:
         model_width, model_speed = self._best(rows, more, longest, columns, base, vain, extra)
         return (model_width, True) if model_speed > speed else (width, False)
 
-    def _narrow_speed(self, rows: int, *, has_waited: bool) -> float:
+    def _narrow_speed(self, rows: int, pace: StepPace, *, has_waited: bool) -> float:
         """Return how many tokens a second a pass of width 1 promises."""
         if has_waited:
-            return rows / ((self._pace.held + self._pace.after) * self._ladder.cost(rows, 1))
-        return MARGIN * rows / (self._pace.free * self._ladder.cost(rows, 1))
+            return rows / ((pace.held + pace.after) * self._ladder.cost(rows, 1))
+        return MARGIN * rows / (pace.free * self._ladder.cost(rows, 1))
 
     def _best(
         self,
@@ -195,7 +210,8 @@ class Speculation:
         wide after all. `extra` are the seconds that drafts of 1, 2, … tokens take.
         """
         best, best_speed = 1, narrow_speed
-        held = (vain * self._pace.held + self._pace.after) * self._ladder.cost(rows, 1)
+        pace = self._paces.of(rows)
+        held = (vain * pace.held + pace.after) * self._ladder.cost(rows, 1)
         widest = min(
             WIDEST,
             1 + max((count for count, _ in drafts), default=0),
@@ -206,7 +222,7 @@ class Speculation:
         expected = 0.0
         for width, gained in enumerate(_expected(drafts, widest - 1), 2):
             expected += gained
-            seconds = self._pace.wide * self._ladder.cost(rows, width) + extra[width - 2]
+            seconds = pace.wide * self._ladder.cost(rows, width) + extra[width - 2]
             speed = (rows + (1 - vain) * expected) / ((1 - vain) * seconds + held)
             if speed > best_speed:
                 best, best_speed = width, speed

@@ -6,7 +6,7 @@ import itertools
 import random
 
 from mlx_worker.engine.speculation.drafter import LONGEST_BLIND, Drafter
-from mlx_worker.engine.speculation.lookup import FLUSH, Lookup
+from mlx_worker.engine.speculation.lookup import FLUSH, LONGEST_EDIT, NEAR, TRUSTED, Lookup
 from mlx_worker.engine.speculation.model_trust import LONGEST_PAUSE, ModelRecord
 
 
@@ -58,6 +58,71 @@ def test_prediction_is_found_again_behind_a_change() -> None:
     assert lookup.find()
     assert lookup.follows_prediction
     assert lookup.after(prediction[9], 3) == list(prediction[10:13])
+
+
+def edited(
+    answer: list[int], prediction: tuple[int, ...], count: int = 3
+) -> tuple[list[int], Lookup]:
+    """What is proposed behind the last token of an answer to which this text was predicted."""
+    tokens = [1, 2, 3]
+    lookup = Lookup(tokens, prediction)
+    for token in answer[:-1]:
+        lookup.find()
+        tokens.append(token)
+        lookup.catch_up()
+    lookup.find()
+    return lookup.after(answer[-1], count), lookup
+
+
+def test_prediction_is_followed_at_once_behind_another_token_than_expected() -> None:
+    text = tuple(range(100, 140))
+    assert edited([*text[:10], 7], text)[0] == list(text[11:14])
+
+
+def test_prediction_is_followed_at_once_behind_tokens_that_the_answer_leaves_out() -> None:
+    text = tuple(range(100, 140))
+    for left_out in range(1, NEAR):
+        after, _ = edited([*text[:10], text[10 + left_out]], text)
+        assert after == list(text[11 + left_out :][:3])
+
+
+def test_prediction_is_followed_again_at_the_first_token_behind_an_addition() -> None:
+    text = tuple(range(100, 140))
+    for added in range(1, LONGEST_EDIT + 1):
+        after, _ = edited([*text[:10], *range(7, 7 + added), text[10]], text)
+        assert after == list(text[11:14])
+
+
+def test_text_that_goes_on_elsewhere_is_not_looked_for_near_an_edit_any_more() -> None:
+    text = tuple(range(100, 140))
+    after, lookup = edited([*text[:10], *range(7, 8 + LONGEST_EDIT), text[10]], text)
+    assert after == []
+    assert not lookup.find()
+
+
+def test_source_that_was_right_for_short_is_left_at_the_first_other_token() -> None:
+    text = tuple(range(100, 140))
+    assert edited([*text[: TRUSTED - 1], 7], text)[0] == []
+    assert edited([*text[:TRUSTED], 7], text)[0] != []
+
+
+def test_edit_in_the_copy_of_a_prompt_is_followed_too() -> None:
+    text = list(range(100, 140))
+    tokens = [*text, 1, 2, 3]
+    lookup = Lookup(tokens, ())
+    for token in [*text[:12], 7]:
+        lookup.find()
+        tokens.append(token)
+        lookup.catch_up()
+    assert lookup.find()
+    assert lookup.after(text[13], 3) == text[14:17]
+
+
+def test_end_of_a_prediction_is_no_edit() -> None:
+    text = tuple(range(100, 120))
+    after, lookup = edited([*text, 7], text)
+    assert after == []
+    assert not lookup.find()
 
 
 def test_repeated_line_of_a_prediction_is_found_where_the_answer_is() -> None:

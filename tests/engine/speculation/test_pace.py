@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlx_worker.engine.speculation.ladder import ROWS, WIDTHS, Ladder
-from mlx_worker.engine.speculation.pace import Kind, StepPace
+from mlx_worker.engine.speculation.pace import FREE_STEPS, RUN_IN, Kind, Paces
 from mlx_worker.engine.speculation.speculation import WIDEST, Speculation
 
 
@@ -18,62 +18,103 @@ class Hand:
         return self.now
 
 
-def run(pace: StepPace, clock: Hand, *, steps: int, takes: float, kind: Kind) -> None:
+def run(paces: Paces, clock: Hand, *, steps: int, takes: float, kind: Kind, rows: int = 1) -> None:
     """Steps that are expected to take a second, and take so long."""
     for _ in range(steps):
-        pace.begin(1.0, kind)
+        paces.begin(rows, 1.0, kind)
         clock.now += takes
 
 
 def test_factors_follow_the_steps_of_each_kind() -> None:
     clock = Hand()
-    pace = StepPace(clock)
-    run(pace, clock, steps=40, takes=0.5, kind=Kind.FREE)
-    run(pace, clock, steps=40, takes=1.0, kind=Kind.HELD)
-    run(pace, clock, steps=40, takes=1.5, kind=Kind.WIDE)
+    paces = Paces(clock)
+    run(paces, clock, steps=40, takes=0.5, kind=Kind.FREE)
+    run(paces, clock, steps=40, takes=1.0, kind=Kind.HELD)
+    run(paces, clock, steps=40, takes=1.5, kind=Kind.WIDE)
+    pace = paces.of(1)
     assert pace.free == pytest.approx(0.5, abs=0.05)
     assert pace.held == pytest.approx(1.0, abs=0.05)
     assert pace.wide == pytest.approx(1.5, abs=0.05)
 
 
+def test_what_steps_of_few_rows_take_says_nothing_of_steps_of_many() -> None:
+    clock = Hand()
+    paces = Paces(clock)
+    for _ in range(3):
+        run(paces, clock, steps=20, takes=2.0, kind=Kind.FREE, rows=1)
+        run(paces, clock, steps=20, takes=0.5, kind=Kind.FREE, rows=4)
+    assert paces.of(1).free == pytest.approx(2.0)
+    assert paces.of(4).free == pytest.approx(0.5)
+
+
+def test_new_number_of_rows_begins_with_what_the_nearest_one_takes_and_measures() -> None:
+    clock = Hand()
+    paces = Paces(clock)
+    run(paces, clock, steps=20, takes=2.0, kind=Kind.FREE, rows=1)
+    run(paces, clock, steps=20, takes=0.5, kind=Kind.FREE, rows=6)
+    assert paces.of(5).free == pytest.approx(0.5)
+    run(paces, clock, steps=RUN_IN + FREE_STEPS + 1, takes=0.8, kind=Kind.FREE, rows=5)
+    assert paces.of(5).free == pytest.approx(0.8)
+    assert paces.of(6).free == pytest.approx(0.5)
+
+
+def test_slow_step_among_free_ones_says_nothing() -> None:
+    clock = Hand()
+    paces = Paces(clock)
+    for _ in range(20):
+        run(paces, clock, steps=1, takes=3.0, kind=Kind.FREE)
+        run(paces, clock, steps=3, takes=0.5, kind=Kind.FREE)
+    assert paces.of(1).free == pytest.approx(0.5)
+
+
 def test_narrow_step_behind_one_that_waited_says_nothing_of_steps_that_overlap() -> None:
     clock = Hand()
-    pace = StepPace(clock)
+    paces = Paces(clock)
     for _ in range(40):
-        run(pace, clock, steps=1, takes=3.0, kind=Kind.WIDE)
-        run(pace, clock, steps=1, takes=2.0, kind=Kind.FREE)
-    assert pace.free == 1.0
-    assert pace.after == pytest.approx(1.0, abs=0.1)
+        run(paces, clock, steps=1, takes=3.0, kind=Kind.WIDE)
+        run(paces, clock, steps=1, takes=2.0, kind=Kind.FREE)
+    assert paces.of(1).free == 1.0
+    assert paces.of(1).after == pytest.approx(1.0, abs=0.1)
 
 
 def test_waits_in_vain_are_counted_and_forgotten() -> None:
     clock = Hand()
-    pace = StepPace(clock)
+    paces = Paces(clock)
     for _ in range(20):
-        run(pace, clock, steps=1, takes=1.0, kind=Kind.HELD)
-        run(pace, clock, steps=1, takes=1.0, kind=Kind.WIDE)
-    assert pace.vain == pytest.approx(0.5, abs=0.1)
-    run(pace, clock, steps=1000, takes=1.0, kind=Kind.FREE)
-    assert pace.vain < 0.05
+        run(paces, clock, steps=1, takes=1.0, kind=Kind.HELD)
+        run(paces, clock, steps=1, takes=1.0, kind=Kind.WIDE)
+    assert paces.of(1).vain == pytest.approx(0.5, abs=0.1)
+    run(paces, clock, steps=10_000, takes=1.0, kind=Kind.FREE)
+    assert paces.of(1).vain < 0.05
 
 
 def test_step_that_waited_for_work_teaches_nothing() -> None:
     clock = Hand()
-    pace = StepPace(clock)
+    paces = Paces(clock)
     for kind in Kind:
-        run(pace, clock, steps=2, takes=100, kind=kind)
-    pace.begin(1.0, Kind.FREE)
+        run(paces, clock, steps=2, takes=100, kind=kind)
+    paces.begin(1, 1.0, Kind.FREE)
+    pace = paces.of(1)
     assert (pace.free, pace.held, pace.wide) == (1.0, 1.0, 1.0)
+
+
+def test_first_wide_step_replaces_what_was_assumed() -> None:
+    """The ladder's passes are short of sampling: one wide step that does not pay is enough."""
+    clock = Hand()
+    paces = Paces(clock)
+    run(paces, clock, steps=1, takes=4.0, kind=Kind.WIDE)
+    run(paces, clock, steps=1, takes=1.0, kind=Kind.FREE)
+    assert paces.of(1).wide == pytest.approx(4.0)
 
 
 def test_wide_steps_that_were_slow_are_tried_again_some_time() -> None:
     clock = Hand()
-    pace = StepPace(clock)
-    run(pace, clock, steps=40, takes=3, kind=Kind.WIDE)
-    before = pace.wide
-    run(pace, clock, steps=1500, takes=1, kind=Kind.FREE)
+    paces = Paces(clock)
+    run(paces, clock, steps=40, takes=3, kind=Kind.WIDE)
+    before = paces.of(1).wide
+    run(paces, clock, steps=10_000, takes=1, kind=Kind.FREE)
     assert before > 2.5
-    assert pace.wide == pytest.approx(1.0, abs=0.1)
+    assert paces.of(1).wide == pytest.approx(1.0, abs=0.1)
 
 
 def follow(seconds: dict[Kind, float], *, found: float, steps: int = 1000) -> float:
