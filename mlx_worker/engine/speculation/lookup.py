@@ -107,7 +107,7 @@ class Lookup:
     def _behind(self, token: int) -> int:
         """Return where the source goes on behind the row's next token; -1 if that is not known.
 
-        At an edit, the token stands near in the source, or else replaces the one that was expected.
+        At an edit, the source has this token near. If not, the token replaces the expected token.
         """
         if self._proposes(token):
             return self._at + 1

@@ -26,8 +26,11 @@ RUN_IN: Final = 4
 """Free steps behind one that waited, which do not overlap as they will."""
 FREE_STEPS: Final = 5
 """Free steps that are learned from together: the median of them."""
-KEPT_FREE: Final = 0.5
-"""The weight of what is known, for each such median that is added."""
+KEPT_IF_FASTER: Final = 0.5
+KEPT_IF_SLOWER: Final = 0.85
+"""The weight of what is known, for each such median that is added: what disturbed a few free steps
+is no reason to draft.
+"""
 FORGETTING: Final = 0.002
 """The share of what is known of other steps that is forgotten then: they are tried again."""
 FIRST_WAITS: Final = 8
@@ -69,7 +72,8 @@ class StepPace:
 
     def learn_free(self, factor: float) -> None:
         """Learn what free steps take that overlap; what was assumed before is no measurement."""
-        kept = KEPT_FREE if self.has_run_free else 0.0
+        kept = KEPT_IF_FASTER if factor < self.free else KEPT_IF_SLOWER
+        kept = kept if self.has_run_free else 0.0
         self.free = self.free * kept + factor * (1 - kept)
         self.held += (self.free - self.held) * FORGETTING
         self.wide += (self.free - self.wide) * FORGETTING
