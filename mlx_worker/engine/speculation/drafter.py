@@ -19,6 +19,8 @@ REMEMBERED: Final = 0.9
 """The weight of what is known, for each token that is added."""
 FIRST_HITS, FIRST_TRIES = 1.0, 2.0
 """What a new row is expected to have hit."""
+FIRST_HITS_PREDICTED = 1.6
+"""The same of a row with a prediction: who sends one expects most of it to be right."""
 LONGEST_BLIND: Final = 8
 """Tokens between two searches of a row whose last tokens are new each time."""
 
@@ -42,7 +44,8 @@ class Drafter:
         self._ends = ends
         self._lookup: Lookup | None = None
         self._resumes_at = 0
-        self._hits, self._tries = FIRST_HITS, FIRST_TRIES
+        self._hits = FIRST_HITS_PREDICTED if prediction else FIRST_HITS
+        self._tries = FIRST_TRIES
         self._misses = 0
         self._unknown = 0
 

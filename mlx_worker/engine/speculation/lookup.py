@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TAIL: Final = 3
 """Tokens that must have occurred before."""
-TRUSTED: Final = 8
+TRUSTED: Final = 4
 """Tokens in a row that are as in a source, for an edit to be expected at the next other one."""
 NEAR: Final = 4
 """Tokens of the source in which the row may go on behind an edit."""
