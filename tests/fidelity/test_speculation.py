@@ -1,15 +1,15 @@
 """Random scenarios whose rows draft: every answer is mlx_lm's own, which drafts nothing.
 
-Two thirds of the requests bring a prediction, which is the answer with mistakes. Drafts of the
-others are looked up in their own tokens, of which a model with few words repeats many, or come from
-a draft model.
+Two thirds of the requests bring a prediction, which is the answer with mistakes; one third does,
+where a draft model drafts too. Drafts of the others are looked up in their own tokens, of which a
+model with few words repeats many, or come from a draft model.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
 import pytest
@@ -48,6 +48,8 @@ class DraftingStage(Stage):
     """An engine whose rows draft wherever they can."""
 
     drafted = accepted = 0
+    mistakes: ClassVar = {1: 0.02, 2: 0.2}
+    """How much of the prediction is wrong, for two thirds of the requests."""
 
     def _new_engine(self, concurrency: int) -> Engine:
         return Engine(
@@ -61,9 +63,9 @@ class DraftingStage(Stage):
     def _prompt_of(self, ask: Ask) -> Prompt:
         prompt = super()._prompt_of(ask)
         number = crc32(repr(ask).encode())
-        if number % 3 == 0:
+        share = self.mistakes.get(number % 3)
+        if share is None:
             return prompt
-        share = 0.02 if number % 3 == 1 else 0.2
         answer = self.model.answer(ask).tokens
         return replace(prompt, prediction=with_mistakes(answer, number, share))
 
@@ -93,6 +95,7 @@ class ModelDraftingStage(DraftingStage):
 
     draft: Any = None
     model_accepted = 0
+    mistakes: ClassVar = {1: 0.02}
 
     def _new_engine(self, concurrency: int) -> Engine:
         draft = DraftModel(self.draft, CHEAP, logit_count(self.model.model), None, 0.001)
