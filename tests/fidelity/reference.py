@@ -16,6 +16,7 @@ import mlx_lm
 from mlx_worker.engine.loading import read_model
 from mlx_worker.engine.sampling import RowSampler, make_processors
 from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.fidelity.ties import ROUNDS_BY_SHAPE, tokens_near
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,8 +86,30 @@ class Model:
         answer = self.answer(ask)
         return cut(answer.text, ask.stop) or (answer.text, answer.finish)
 
-    def _alone(self, ask: Ask) -> Answer:
-        said = list(
+    def is_tie(self, ask: Ask, at: int, token: int) -> bool:
+        """Return True if rounding may have put this token at a place of the answer."""
+        if not ROUNDS_BY_SHAPE:
+            return False
+        return token in tokens_near(self._said(ask)[at].logprobs, ask.sampling, at)
+
+    def is_tied_text(self, ask: Ask, text: str) -> bool:
+        """Return True if a text begins as the answer does, up to a tie, and goes on with the other.
+
+        Stop strings aside: what is cut is no longer than the text.
+        """
+        if not ROUNDS_BY_SHAPE:
+            return False
+        tokens, decode = self.answer(ask).tokens, self.tokenizer.decode
+        at = next(
+            (at for at in range(len(tokens)) if not text.startswith(decode(tokens[: at + 1]))), None
+        )
+        if at is None:
+            return False
+        near = tokens_near(self._said(ask)[at].logprobs, ask.sampling, at) - {tokens[at]}
+        return any(text.startswith(decode([*tokens[:at], other])) for other in near)
+
+    def _said(self, ask: Ask) -> list[Any]:
+        return list(
             mlx_lm.stream_generate(
                 self.model,
                 self.tokenizer,
@@ -96,6 +119,9 @@ class Model:
                 logits_processors=make_processors(ask.sampling),
             )
         )
+
+    def _alone(self, ask: Ask) -> Answer:
+        said = self._said(ask)
         logprobs = mx.stack([piece.logprobs for piece in said])
         tokens = [piece.token for piece in said]
         chosen = mx.take_along_axis(logprobs, mx.array(tokens)[:, None], axis=-1)
