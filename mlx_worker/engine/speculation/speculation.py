@@ -145,34 +145,22 @@ class Speculation:
             kind = Kind.WIDE if width > 1 else narrow
             self._paces.begin(rows, self._ladder.cost(rows, width), kind)
 
-    def width(
-        self,
-        rows: int,
-        drafts: Sequence[tuple[int, float]],
-        longest: int,
-        columns: int = WIDEST,
-    ) -> int:
-        """Return the width of the next pass of this number of rows; 1: no row drafts.
-
-        `drafts` has for each row that could draft how many tokens it has, and its hit rate.
-        `longest` is how many tokens the longest row has. The KV has room for `columns` tokens more.
-        """
-        return self.plan(rows, drafts, longest, columns)[0]
-
     def plan(
         self,
         rows: int,
         drafts: Sequence[tuple[int, float]],
         longest: int,
-        columns: int,
+        columns: int = WIDEST,
         asking: Sequence[float] = (),
         *,
         has_waited: bool = False,
     ) -> tuple[int, bool]:
-        """Return the width of the next pass, and whether the draft model is asked.
+        """Return the width of the next pass (1: no row drafts), and if the draft model is asked.
 
-        `asking` has the hit rates of the rows that would ask the draft model; the rest is as for
-        `width`. Before the step has waited for tokens, a wide pass must be worth that wait.
+        `drafts` has for each row that could draft how many tokens it has, and its hit rate.
+        `longest` is how many tokens the longest row has. The KV has room for `columns` tokens more.
+        `asking` has the hit rates of the rows that would ask the draft model. Before the step has
+        waited for tokens, a wide pass must be worth that wait.
         """
         pace = self._paces.of(rows)
         if pace.must_run_free and not has_waited:

@@ -111,32 +111,32 @@ def steep(slope: float) -> Speculation:
 
 
 def test_width_rises_with_the_hit_rate_and_falls_with_the_cost() -> None:
-    by_rate = [steep(0.15).width(1, [(7, rate)], 10) for rate in (0.05, 0.4, 0.7, 1.0)]
+    by_rate = [steep(0.15).plan(1, [(7, rate)], 10)[0] for rate in (0.05, 0.4, 0.7, 1.0)]
     assert by_rate == sorted(by_rate)
     assert by_rate[0] == 1
     assert by_rate[-1] == WIDEST
-    by_cost = [steep(slope).width(1, [(7, 0.8)], 10) for slope in (0.01, 0.2, 0.5, 0.9)]
+    by_cost = [steep(slope).plan(1, [(7, 0.8)], 10)[0] for slope in (0.01, 0.2, 0.5, 0.9)]
     assert by_cost == sorted(by_cost, reverse=True)
     assert by_cost[-1] == 1
 
 
 def test_width_is_no_more_than_drafts_and_context_allow() -> None:
-    assert steep(0.01).width(1, [(2, 1.0)], 10) == 3
-    assert steep(0.01).width(1, [(7, 1.0)], CONTEXT - 4) == 4
-    assert steep(0.01).width(1, [], 10) == 1
+    assert steep(0.01).plan(1, [(2, 1.0)], 10)[0] == 3
+    assert steep(0.01).plan(1, [(7, 1.0)], CONTEXT - 4)[0] == 4
+    assert steep(0.01).plan(1, [], 10)[0] == 1
 
 
 def test_width_bounds_the_memory_of_logits() -> None:
     seconds = {(rows, width): 1.0 for rows in ROWS for width in WIDTHS}
     speculation = Speculation(Ladder(seconds), CONTEXT, vocabulary=262_144)
-    assert speculation.width(1, [(7, 1.0)] * 1, 10) == WIDEST
-    assert speculation.width(64, [(7, 1.0)] * 64, 10) < WIDEST
+    assert speculation.plan(1, [(7, 1.0)] * 1, 10)[0] == WIDEST
+    assert speculation.plan(64, [(7, 1.0)] * 64, 10)[0] < WIDEST
 
 
 def test_one_row_that_copies_pays_less_among_rows_that_do_not() -> None:
     speculation = steep(0.2)
-    assert speculation.width(1, [(7, 0.95)], 10) > 1
-    assert speculation.width(8, [(7, 0.95)], 10) == 1
+    assert speculation.plan(1, [(7, 0.95)], 10)[0] > 1
+    assert speculation.plan(8, [(7, 0.95)], 10)[0] == 1
 
 
 def test_gain_is_asked_for_every_number_of_rows() -> None:

@@ -128,7 +128,7 @@ def follow(seconds: dict[Kind, float], *, found: float, steps: int = 1000) -> fl
     tokens, finds = 0.0, 0.0
     for _ in range(steps):
         drafts = [(WIDEST - 1, 0.5)]
-        width, has_waited = speculation.width(1, drafts, 10), False
+        (width, _), has_waited = speculation.plan(1, drafts, 10), False
         if width > 1:
             has_waited = True
             finds += found
