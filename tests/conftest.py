@@ -13,6 +13,7 @@ from mlx_worker.kv_disk.place import FOLDER_VARIABLE
 from mlx_worker.system.garbage import imports_kept
 from tests.markers import StartedProcesses, by_cost, markers_of
 from tests.processes import RunningNode, running_node
+from tests.rounds import rounds
 from tests.supervisor_harness import WORKERS
 from tests.synthetic_models import make_caller, make_nano, make_tiny
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 os.environ[FOLDER_VARIABLE] = os.devnull
 
 # How long an example may take says more of the machine than of the code.
-settings.register_profile("any machine", deadline=None)
+settings.register_profile("any machine", deadline=None, max_examples=rounds(25, 100, 100))
 settings.load_profile("any machine")
 
 
