@@ -25,9 +25,9 @@ async def command(*words: str, said: str | None = None) -> Ran:
     return await soon(asyncio.to_thread(run, *words, said=said))
 
 
-def run(*words: str, said: str | None = None) -> Ran:
+def run(*words: str, said: str | None = None, columns: int = 200) -> Ran:
     """The same, where no loop runs."""
-    result = CliRunner().invoke(app, words, input=said, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, words, input=said, env={"COLUMNS": str(columns)})
     if isinstance(result.exception, WorkerError):
         return Ran(result.exception.exit_code, str(result.exception))
     if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -12,6 +12,7 @@ import pytest
 from mlx_worker.cli.model_files.starter_config import EXAMPLES, find_models, starter_config
 from mlx_worker.config.load import load_config, parse_config
 from mlx_worker.config.reference import keys
+from tests.commands import run as run_here
 from tests.processes import COMMAND, CONFIG, DEADLINE, running_node
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def models(tiny: Path, nano: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_written_passes_check(models: Path, tmp_path: Path) -> None:
+def test_what_is_written_passes_check(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = run("init", "--models-dir", models, cwd=tmp_path)
     assert (done.returncode, done.stdout.splitlines()[0]) == (
         0,
@@ -54,9 +57,10 @@ def test_what_is_written_passes_check(models: Path, tmp_path: Path) -> None:
     assert config.server.models_dir == models
     assert [(model.id, model.default) for model in config.models] == [(ODD, True), ("tiny", False)]
     assert [model.context_length for model in config.models] == [8192, 8192]
-    checked = run("check", cwd=tmp_path)
-    assert checked.returncode == 0, checked.stderr
-    assert str(models / ODD) in checked.stdout
+    monkeypatch.chdir(tmp_path)
+    checked = run_here("check")
+    assert checked.code == 0, checked.said
+    assert str(models / ODD) in checked.said
 
 
 @pytest.mark.full

@@ -18,6 +18,8 @@ import pytest
 from mlx_worker import __version__
 from mlx_worker.cli.client import url_of
 from mlx_worker.config.schema import ServerConfig
+from tests.commands import Ran
+from tests.commands import run as run_here
 from tests.processes import (
     COMMAND,
     DEADLINE,
@@ -52,6 +54,12 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+def line_of(ran: Ran) -> str:
+    """Return what `main` prints, as one line, of an error of a command that ran here."""
+    assert len(ran.said.splitlines()) == 1, ran.said
+    return ran.said
+
+
 @pytest.fixture
 def config(tmp_path: Path, tiny: Path) -> Path:
     file = tmp_path / "mlx-worker.toml"
@@ -70,10 +78,10 @@ def test_the_versions_are_printed_without_importing_mlx() -> None:
 
 
 def test_check_prints_what_would_run(config: Path, tiny: Path) -> None:
-    done = run("check", str(config))
-    assert done.returncode == 0
+    done = run_here("check", str(config))
+    assert done.code == 0
     for part in ("127.0.0.1", "tiny, current-model", str(tiny), "llama", "context 8192"):
-        assert part in done.stdout
+        assert part in done.said
 
 
 def test_a_wrong_key_is_one_line_with_file_line_and_the_nearest_key(config: Path) -> None:
@@ -113,18 +121,18 @@ def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Pat
     weights = half / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     config.write_text(config_text({"half": half}))
-    done = run("check", str(config))
-    assert done.returncode == 65
-    assert "model 'half'" in one_line(done)
-    assert "model.safetensors" in one_line(done)
+    done = run_here("check", str(config))
+    assert done.code == 65
+    assert "model 'half'" in line_of(done)
+    assert "model.safetensors" in line_of(done)
 
 
 def test_check_names_a_file_to_warm_that_is_not_there(config: Path) -> None:
     config.write_text(config.read_text() + '\nwarm = ["gone.txt"]\n')
-    done = run("check", str(config))
-    assert done.returncode == 78
-    assert "models[0].warm[0]: " in one_line(done)
-    assert "gone.txt is no file that can be read" in one_line(done)
+    done = run_here("check", str(config))
+    assert done.code == 78
+    assert "models[0].warm[0]: " in line_of(done)
+    assert "gone.txt is no file that can be read" in line_of(done)
 
 
 def test_a_taken_port_is_one_line_and_nothing_is_left_running(config: Path) -> None:
@@ -140,7 +148,7 @@ def test_a_taken_port_is_one_line_and_nothing_is_left_running(config: Path) -> N
 
 def test_wrong_usage_is_2() -> None:
     assert run("serve", "--cofnig", "x").returncode == 2
-    assert run("nonsense").returncode == 2
+    assert run_here("nonsense").code == 2
 
 
 @pytest.mark.full

@@ -65,15 +65,9 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 @pytest.mark.parametrize("path", list(commands(app)), ids=" ".join)
 def test_no_summary_of_a_command_is_cut_in_80_columns(path: tuple[str, ...]) -> None:
-    said = subprocess.run(
-        [*COMMAND, *path, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=DEADLINE,
-        env=os.environ | {"COLUMNS": "80"},
-    ).stdout
-    assert "..." not in said.partition("\nCommands:")[2]
+    ran = run(*path, "--help", columns=80)
+    assert ran.code == 0
+    assert "..." not in ran.said.partition("\nCommands:")[2]
 
 
 def in_terminal(*words: str, columns: int = 80, **environment: str) -> str:

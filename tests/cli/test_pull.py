@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mlx_worker.cli.model_files.progress import INTERVAL, ProgressLines
+from tests.commands import command
 from tests.models.package_index import PackageIndex, wheel_bytes
 from tests.models.synthetic_gguf import write_gguf
 from tests.processes import COMMAND, CONFIG, config_text
@@ -92,10 +93,8 @@ async def test_the_folder_is_that_of_the_configuration(index: PackageIndex, tmp_
     code, _, err = await run(f"{index.url}/simple", tmp_path)
     assert code == 0, err
     assert (models / "tiny-llm" / "config.json").is_file()
-    checked = await asyncio.to_thread(
-        subprocess.run, [*COMMAND, "check"], cwd=tmp_path, capture_output=True, check=False
-    )
-    assert checked.returncode == 0, checked.stderr
+    checked = await command("check", str(tmp_path / CONFIG))
+    assert checked.code == 0, checked.said
 
 
 async def test_what_check_advises_is_a_command_that_works(tmp_path: Path) -> None:
@@ -103,11 +102,9 @@ async def test_what_check_advises_is_a_command_that_works(tmp_path: Path) -> Non
     text = config_text({"m": tmp_path}, server=f'models_dir = "{models}"')
     file = tmp_path / "other.toml"
     file.write_text(text.replace(f'path = "{tmp_path}"', 'path = "smollm2-135m"'))
-    checked = await asyncio.to_thread(
-        subprocess.run, [*COMMAND, "check", str(file)], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 66
-    assert f"`mlx-worker pull smollm2-135m --models-dir '{models}'`" in checked.stderr
+    checked = await command("check", str(file))
+    assert checked.code == 66
+    assert f"`mlx-worker pull smollm2-135m --models-dir '{models}'`" in checked.said
 
 
 async def test_a_stopped_download_is_continued(index: PackageIndex, tmp_path: Path) -> None:
