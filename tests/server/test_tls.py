@@ -48,9 +48,10 @@ def config_of(folder: Path) -> ServerConfig:
 
 @pytest.fixture
 def secured(tiny: Path, tmp_path: Path, keys: Path) -> Iterator[tuple[RunningNode, ssl.SSLContext]]:
+    """A node of this certificate, whose model is loaded only where a test asks the model."""
     trust = write_pair(tmp_path)
     server = 'tls_cert = "cert.pem"\ntls_key = "key.pem"\napi_keys_file = "keys"'
-    with running_node(tmp_path, {"tiny": tiny}, server=server) as node:
+    with running_node(tmp_path, {"tiny": tiny}, server=server, extra="preload = false") as node:
         yield node, trust
 
 
@@ -116,18 +117,19 @@ def test_commands_find_the_key_and_the_certificate_in_the_configuration(
     file = tmp_path / "mlx-worker.toml"
     file.write_text(file.read_text().replace("port = 0", f"port = {urlsplit(node.url).port}"))
 
-    def run(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *args], capture_output=True, text=True, timeout=DEADLINE, check=False
-        )
-
-    done = run("reload", "-c", str(file))
+    done = subprocess.run(
+        [*COMMAND, "reload", "-c", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     monkeypatch.setenv(OWN_KEY_VARIABLE, "sk-of-nobody-0123456789")
-    done = run("restart", "tiny", "-c", str(file))
-    assert done.returncode == 77
-    assert "API key" in done.stderr
-    assert "sk-of" not in done.stderr
+    refused = run_in_process("restart", "tiny", "-c", str(file))
+    assert refused.code == 77
+    assert "API key" in refused.said
+    assert "sk-of" not in refused.said
 
     keys.write_text("carol:sk-of-carol-0123456789\n")
     keys.chmod(0o644)
