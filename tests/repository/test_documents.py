@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -102,12 +103,17 @@ def test_every_source_that_a_document_names_exists(path: Path) -> None:
     assert list(missing_sources(path)) == []
 
 
+@cache
+def defined_classes() -> set[str]:
+    """Return the names of all classes of the package."""
+    sources = [source.read_text() for source in (ROOT / "mlx_worker").rglob("*.py")]
+    return {name for text in sources for name in re.findall(r"^class (\w+)", text, re.MULTILINE)}
+
+
 @pytest.mark.parametrize("path", [*DECISIONS, ARCHITECTURE], ids=name_of)
 def test_every_class_that_a_document_names_exists(path: Path) -> None:
     named = {code for code in CODE.findall(prose(path)) if CLASS.fullmatch(code)}
-    sources = [source.read_text() for source in (ROOT / "mlx_worker").rglob("*.py")]
-    defined = {name for text in sources for name in re.findall(r"^class (\w+)", text, re.MULTILINE)}
-    assert named - defined == set()
+    assert named - defined_classes() == set()
 
 
 def test_every_document_that_a_source_names_exists() -> None:

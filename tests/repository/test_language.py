@@ -62,7 +62,8 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_source_names_the_actor_and_the_object(path: Path) -> None:
     source = path.read_text()
-    assert vague(words_of(source)) == []
+    # To cut a source into tokens costs a hundred times what it costs to search it.
+    assert not VAGUE.search(source) or vague(words_of(source)) == []
     called_it = [
         node.lineno
         for node in ast.walk(ast.parse(source))
