@@ -308,7 +308,7 @@ async def test_what_is_cancelled_says_so_and_nothing_more(worker: str, nano: Pat
 
 
 @pytest.mark.process
-@ALL
+@MOST
 async def test_a_system_prompt_is_resident_until_it_is_cleared(worker: str, nano: Path) -> None:
     async with launched(worker, nano) as seat:
         hits = []
@@ -393,7 +393,7 @@ async def test_it_leaves_when_its_front_speaks_no_message(worker: str, nano: Pat
 
 
 @pytest.mark.process
-@ALL
+@MOST
 async def test_killed_it_ends_its_pipe_and_its_open_ids(worker: str, nano: Path) -> None:
     async with launched(worker, nano, *SLOWLY) as seat:
         listener = seat.open(Generate(1, request(LONG, 2500)), 1)
