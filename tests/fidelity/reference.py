@@ -99,14 +99,18 @@ class Model:
         """
         if not ROUNDS_BY_SHAPE:
             return False
-        tokens, decode = self.answer(ask).tokens, self.tokenizer.decode
-        at = next(
-            (at for at in range(len(tokens)) if not text.startswith(decode(tokens[: at + 1]))), None
-        )
+        answer = self.answer(ask)
+        tokens = answer.tokens
+        trimmed = len(self.tokenizer.decode(tokens)) - len(answer.text)  # a space in front
+
+        def begins_with(part: list[int]) -> bool:
+            return text.startswith(self.tokenizer.decode(part)[trimmed:])
+
+        at = next((at for at in range(len(tokens)) if not begins_with(tokens[: at + 1])), None)
         if at is None:
             return False
         near = tokens_near(self._said(ask)[at].logprobs, ask.sampling, at) - {tokens[at]}
-        return any(text.startswith(decode([*tokens[:at], other])) for other in near)
+        return any(begins_with([*tokens[:at], other]) for other in near)
 
     def _said(self, ask: Ask) -> list[Any]:
         return list(
