@@ -127,9 +127,11 @@ class Speculation:
     def looks(self, rows: int) -> bool:
         """Return True if drafts are looked for in the step that begins, with this number of rows.
 
-        A draft model is not left behind: it reads in every step.
+        A draft model reads its prompts where rows without one would not look.
         """
-        return self.pays(rows) and not (self._rest.begin_step(rows) and self.draft_model is None)
+        if not self.pays(rows) or self._paces.of(rows).must_run_free:
+            return False
+        return not (self._rest.begin_step(rows) and self.draft_model is None)
 
     def record_search(self, *, is_worth: bool) -> None:
         """Record whether a wide pass was worth a wait for tokens, by the drafts that were found."""
@@ -163,8 +165,6 @@ class Speculation:
         waited for tokens, a wide pass must be worth that wait.
         """
         pace = self._paces.of(rows)
-        if pace.must_run_free and not has_waited:
-            return 1, False
         base = self._narrow_speed(rows, pace, has_waited=has_waited)
         vain = 0.0 if has_waited else pace.vain
         width, speed = self._best(rows, drafts, longest, columns, base, vain)

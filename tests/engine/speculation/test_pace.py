@@ -128,7 +128,10 @@ def follow(seconds: dict[Kind, float], *, found: float, steps: int = 1000) -> fl
     tokens, finds = 0.0, 0.0
     for _ in range(steps):
         drafts = [(WIDEST - 1, 0.5)]
-        (width, _), has_waited = speculation.plan(1, drafts, 10), False
+        width, has_waited = 1, False
+        if speculation.looks(1):
+            width, _ = speculation.plan(1, drafts, 10)
+            speculation.record_search(is_worth=width > 1)
         if width > 1:
             has_waited = True
             finds += found
