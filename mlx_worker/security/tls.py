@@ -23,7 +23,7 @@ def server_context(server: ServerConfig) -> ssl.SSLContext | None:
     """
     if server.tls_cert is None or server.tls_key is None:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = _without_old_protocols(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
     load_certificate(context, server)
     return context
 
@@ -54,11 +54,20 @@ def client_context(certificate: Path | None) -> ssl.SSLContext:
     certificate and the certificate need not name an address.
     """
     if certificate is None:
-        return ssl.create_default_context()
+        return _without_old_protocols(ssl.create_default_context())
     try:
-        context = ssl.create_default_context(cafile=certificate)
+        context = _without_old_protocols(ssl.create_default_context(cafile=certificate))
     except OSError as error:
         raise ConfigError(f"server.tls_cert: {certificate} cannot be read: {error}") from error
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.check_hostname = False
+    return context
+
+
+def _without_old_protocols(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Return the context, which takes TLS 1.2 and later.
+
+    Python as Debian builds it leaves that to the system's OpenSSL, which may allow TLS 1.0.
+    """
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     return context

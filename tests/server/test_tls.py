@@ -22,7 +22,7 @@ from mlx_worker.config.load import parse_config
 from mlx_worker.config.schema import KEY_VARIABLE as OWN_KEY_VARIABLE
 from mlx_worker.config.schema import ServerConfig
 from mlx_worker.errors import ConfigError
-from mlx_worker.security.tls import server_context
+from mlx_worker.security.tls import client_context, server_context
 from tests.commands import run as run_in_process
 from tests.processes import COMMAND, DEADLINE, RunningNode, eventually, running_node
 from tests.server.conftest import BEARER, KEY
@@ -188,6 +188,8 @@ def test_tls_context_of_certificate_and_key_refuses_old_protocols(
     context = server_context(config_of(tmp_path))
     assert context is not None
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    for certificate in (None, tmp_path / "cert.pem"):
+        assert client_context(certificate).minimum_version >= ssl.TLSVersion.TLSv1_2
     assert server_context(ServerConfig()) is None
 
 
