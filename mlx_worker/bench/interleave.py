@@ -1,7 +1,8 @@
-"""The order of measurements: A B A B, because a machine drifts by more than servers differ.
+"""The order of measurements: A B B A, because a machine drifts by more than servers differ.
 
 What one scenario compares is measured in turn, round by round, while every server of its setting
-stands there and the others rest. [bench]
+stands there and the others rest. Every other round goes backwards: whoever is measured right behind
+another server may pay for what that one still does. [bench]
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from mlx_worker.bench.scenarios.catalog import AnyScenario
     from mlx_worker.bench.servers.target import Opened, Target
+
+T = TypeVar("T")
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -66,6 +69,11 @@ def _setting(item: tuple[str, AnyScenario]) -> tuple[bool, str, int, bool]:
     return scenario.fresh, scenario.synthetic, scenario.models, "drafts" in scenario.kinds
 
 
+def _in_order(targets: Sequence[T], turn: int) -> Sequence[T]:
+    """Return the targets in the order of a round: forwards in the first one, then backwards."""
+    return targets if turn % 2 == 0 else targets[::-1]
+
+
 def _standing(
     plan: Plan, folders: Sequence[Path], scenarios: Mapping[str, AnyScenario]
 ) -> Iterator[Measurement]:
@@ -80,7 +88,7 @@ def _standing(
                 standing[target.name] = target, opened
         for name, scenario in scenarios.items():
             for turn in range(plan.rounds):
-                for target, opened in standing.values():
+                for target, opened in _in_order(list(standing.values()), turn):
                     if target.kind in scenario.kinds:
                         yield _measurement(plan, name, target, turn, opened)
 
@@ -90,7 +98,7 @@ def _fresh(
 ) -> Iterator[Measurement]:
     for name, scenario in scenarios.items():
         for turn in range(plan.rounds):
-            for target in plan.targets:
+            for target in _in_order(plan.targets, turn):
                 if target.kind in scenario.kinds:
                     yield _lives(plan, name, target, turn, folders)
 

@@ -55,13 +55,14 @@ def run(names: list[str], targets: list[Noting], notes: list[str], rounds: int =
     return samples
 
 
-def test_targets_take_turns_round_by_round() -> None:
+def test_targets_take_turns_and_every_other_round_goes_backwards() -> None:
     notes: list[str] = []
-    run(["streams-8"], [Noting("a", "node", notes), Noting("b", "peer", notes)], notes)
+    run(["streams-8"], [Noting("a", "node", notes), Noting("b", "peer", notes)], notes, 3)
     assert notes[:2] == ["a starts on 1 nano", "b starts on 1 nano"]
-    turns = ["streams-8 a 0", "streams-8 b 0", "streams-8 a 1", "streams-8 b 1"]
-    assert notes[2:6] == turns
-    assert notes[6:] == ["b stops", "a stops"]
+    assert notes[2:8] == [
+        f"streams-8 {turn}" for turn in ("a 0", "b 0", "b 1", "a 1", "a 2", "b 2")
+    ]
+    assert notes[8:] == ["b stops", "a stops"]
 
 
 def test_whoever_cannot_play_a_scenario_is_left_out() -> None:
@@ -82,6 +83,17 @@ def test_a_fresh_server_is_started_for_each_round() -> None:
     run(["crash"], [Noting("a", "node", notes)], notes)
     each = ["a starts on 1 nano", "a stops", "crash a {}"]
     assert notes == [line.format(turn) for turn in (0, 1) for line in each]
+
+
+def test_fresh_servers_are_started_backwards_in_every_other_round() -> None:
+    notes: list[str] = []
+    run(["crash"], [Noting("a", "node", notes), Noting("b", "node", notes)], notes)
+    assert [note for note in notes if "crash" in note] == [
+        "crash a 0",
+        "crash b 0",
+        "crash b 1",
+        "crash a 1",
+    ]
 
 
 def test_each_setting_is_started_once_and_has_its_model() -> None:
