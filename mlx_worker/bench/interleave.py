@@ -1,8 +1,8 @@
 """The order of measurements: A B B A, because a machine drifts by more than servers differ.
 
 What one scenario compares is measured in turn, round by round, while every server of its setting
-stands there and the others rest. Every other round goes backwards: whoever is measured right behind
-another server may pay for what that one still does. [bench]
+stands there and the others rest. Every other round goes backwards: a server that is measured
+right behind another one may pay for what that one still does. [bench]
 """
 
 from __future__ import annotations
