@@ -64,14 +64,18 @@ class RunningNode:
         *,
         method: str | None = None,
         headers: Mapping[str, str] | None = None,
+        deadline: float = DEADLINE,
     ) -> Answer:
-        """One request; `body` is sent as JSON unless it is bytes already."""
+        """One request; `body` is sent as JSON unless it is bytes already.
+
+        `deadline` is in seconds: a real model beside other tests is slow, and not hung.
+        """
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + path, data=data, method=method, headers=dict(headers or {})
         )
         try:
-            with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+            with urllib.request.urlopen(request, timeout=deadline) as response:
                 return Answer(response.status, dict(response.headers), response.read())
         except urllib.error.HTTPError as error:
             with error:
