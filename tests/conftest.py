@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 os.environ[FOLDER_VARIABLE] = os.devnull
 
 # How long an example may take says more of the machine than of the code.
-settings.register_profile("any machine", deadline=None, max_examples=rounds(25, 100, 100))
+settings.register_profile("any machine", deadline=None, max_examples=rounds(15, 100, 100))
 settings.load_profile("any machine")
 
 

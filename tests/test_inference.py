@@ -196,6 +196,7 @@ def run(code: str, **env: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_with_no_model_loaded_the_environment_names_it(tiny: Path) -> None:
     code = "from mlx_worker.inference import count_tokens; print(count_tokens('Hello'))"

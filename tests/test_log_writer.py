@@ -285,6 +285,7 @@ print(DROPPED.total > 0)
 """
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_a_child_whose_front_is_stopped_goes_on_and_ends(pipe: tuple[int, int]) -> None:
     _, end = pipe

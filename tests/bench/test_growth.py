@@ -25,6 +25,7 @@ from mlx_worker.bench.scaling.page import page, table
 from mlx_worker.bench.scaling.slopes import ALLOWED, slopes
 from mlx_worker.bench.statistics import Spread
 from mlx_worker.errors import BenchmarkError
+from tests.commands import run
 from tests.processes import COMMAND
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def test_the_command_writes_figures_tables_and_pictures(tmp_path: Path) -> None:
 
 
 def test_a_curve_that_there_is_not_is_one_line(tmp_path: Path) -> None:
-    done = grow("--curve", "x", "--into", str(tmp_path))
-    assert done.returncode == 69
-    said = "no curve 'x'; there are streams, prompt, models, sessions, line, cached, prompt-cache"
-    assert done.stderr == f"mlx-worker: {said}\n"
+    ran = run("bench", "growth", "--curve", "x", "--into", str(tmp_path))
+    assert ran.code == 69
+    there_are = "streams, prompt, models, sessions, line, cached, prompt-cache"
+    assert ran.said == f"no curve 'x'; there are {there_are}"

@@ -360,6 +360,7 @@ def test_a_prompt_too_long_to_warm_is_refused_as_its_callers_fault(loaded: Front
     assert "context length is 8192" in failed.message
 
 
+@pytest.mark.full
 def test_a_folder_without_a_model_is_a_permanent_failure(tmp_path: Path) -> None:
     with child() as front:
         front.receive(Hello)

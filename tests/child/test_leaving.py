@@ -66,6 +66,7 @@ def ends_on_disk(folder: Path) -> list[int]:
     return sorted(header.stop for header in headers if header.address.kind in KV_KINDS)
 
 
+@pytest.mark.full
 def test_a_child_writes_its_sessions_before_it_leaves(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kv"
     with child_with_disk(tiny, folder) as front:

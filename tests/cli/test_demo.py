@@ -12,6 +12,7 @@ from tests.processes import COMMAND
 ANSWER = "The capital of France is Paris."
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_the_demo_answers_its_question_through_the_http_api() -> None:
     """Fetches SmolLM2-135M-Instruct (93 MB) into the models folder if it is not there."""

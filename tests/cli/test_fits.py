@@ -106,6 +106,7 @@ def test_the_largest_context_and_number_of_rows_fit_and_no_more(tiny: Path) -> N
     assert "is over the budget" in printed(tiny, small, Question(count + 1, 4096))[-1]
 
 
+@pytest.mark.full
 def test_weights_over_the_limit_do_not_fit(tiny: Path) -> None:
     done = fits(tiny, "--memory-limit", "1MB")
     assert done.returncode == 1

@@ -86,18 +86,24 @@ def test_check_prints_what_would_run(config: Path, tiny: Path) -> None:
 
 def test_a_wrong_key_is_one_line_with_file_line_and_the_nearest_key(config: Path) -> None:
     config.write_text(config.read_text().replace("port = 0", "prot = 0"))
-    for done in (run("check", str(config)), run("serve", "-c", str(config))):
-        assert done.returncode == 78
-        assert one_line(done).endswith(
-            f"{config}:3: server.prot: unknown key; did you mean 'port'?"
-        )
+    said = f"{config}:3: server.prot: unknown key; did you mean 'port'?"
+    done = run("serve", "-c", str(config))
+    assert done.returncode == 78
+    assert one_line(done).endswith(said)
+    checked = run_here("check", str(config))
+    assert checked.code == 78
+    assert line_of(checked).rstrip().endswith(said)
 
 
-def test_without_a_file_the_places_that_were_looked_at_are_named(tmp_path: Path) -> None:
-    for words in (["serve"], ["check"]):
-        done = run(*words, cwd=tmp_path, XDG_CONFIG_HOME=str(tmp_path), HOME=str(tmp_path))
-        assert done.returncode == 78
-        said = one_line(done)
+def test_without_a_file_the_places_that_were_looked_at_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("XDG_CONFIG_HOME", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    served, checked = run("serve"), run_here("check")
+    assert (served.returncode, checked.code) == (78, 78)
+    for said in (one_line(served), line_of(checked)):
         assert "neither ./mlx-worker.toml nor " in said
         assert "mlx-worker/mlx-worker.toml: `mlx-worker init` writes one; or name another" in said
 
@@ -110,9 +116,9 @@ def test_no_configuration_is_one_line(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_is_one_line(config: Path, tmp_path: Path) -> None:
     config.write_text(config_text({"lost": tmp_path / "nowhere"}))
-    done = run("check", str(config))
-    assert done.returncode == 66
-    assert "model 'lost': Model not found" in one_line(done)
+    done = run_here("check", str(config))
+    assert done.code == 66
+    assert "model 'lost': Model not found" in line_of(done)
 
 
 def test_half_a_model_folder_is_one_line(config: Path, tiny: Path, tmp_path: Path) -> None:
@@ -277,9 +283,9 @@ def test_restart_without_a_node_is_one_line(config: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config.write_text(config.read_text().replace("port = 0", f"port = {port}"))
-    done = run("restart", "tiny", "--config", str(config))
-    assert done.returncode == 69
-    assert f"http://127.0.0.1:{port}" in one_line(done)
+    done = run_here("restart", "tiny", "--config", str(config))
+    assert done.code == 69
+    assert f"http://127.0.0.1:{port}" in line_of(done)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def test_a_model_that_is_being_pulled_is_kept(models: Path) -> None:
         assert refused(models, "unused").code == 73
 
 
+@pytest.mark.full
 def test_a_model_that_the_node_has_loaded_is_kept(models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "node"
     folder.mkdir()

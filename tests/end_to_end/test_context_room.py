@@ -37,7 +37,7 @@ def small(start_node: StartNode, tiny: Path) -> RunningNode:
     little = f"context_length = {CONTEXT}"
     extra = {
         "little": little,
-        "all": f"{little}\n[models.defaults]\nmax_tokens = {CONTEXT}",
+        "all": f"{little}\npreload = false\n[models.defaults]\nmax_tokens = {CONTEXT}",
     }
     return start_node(dict.fromkeys(extra, tiny), extra=extra)
 
@@ -67,6 +67,7 @@ def test_more_than_the_room_is_cut_to_the_room(
     assert said.finish == "length"
 
 
+@pytest.mark.full
 @every_dialect
 def test_a_default_of_the_model_is_cut_to_the_room(small: RunningNode, dialect: Dialect) -> None:
     said = read_answer(dialect, small.ask(dialect.path, dialect.body("Hello", model="all")))

@@ -117,7 +117,8 @@ def test_prompts_of_a_session_say_where_they_part(client: openai.OpenAI) -> None
             temperature=0,
             extra_headers={"X-Session-Id": "where they part"},
         )
-        return answer.headers.get("X-Prompt-Parted")
+        said: str | None = answer.headers.get("X-Prompt-Parted")
+        return said
 
     assert parted("Hello there") == "part=unknown"
     assert (parted("Hello there") or "").startswith("part=none, ")

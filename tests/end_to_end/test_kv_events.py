@@ -85,7 +85,7 @@ def followed(nano: Path, tmp_path: Path, more: str, cache: str) -> Iterator[Foll
         yield FollowedNode(node, subscriber)
 
 
-@pytest.mark.parametrize("more", variants(["", "ranks = 2"], [""]))
+@pytest.mark.parametrize("more", variants(["", "ranks = 2"], []))
 def test_a_reader_follows_prompts_a_gap_a_killed_process_and_a_clear(
     followed: FollowedNode,
 ) -> None:

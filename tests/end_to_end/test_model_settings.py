@@ -55,7 +55,7 @@ def node(
         yield start_node(
             {"plain": caller, "set": caller},
             folder=folder,
-            extra={"plain": "", "set": SET},
+            extra={"plain": "preload = false", "set": SET},
             server='reasoning_summaries = "always"',
         )
 
@@ -145,6 +145,7 @@ def test_what_was_warmed_is_what_requests_read(node: RunningNode) -> None:
     assert node.ask(CHAT.path, body).headers["X-Cache-Hit"] == "true"
 
 
+@pytest.mark.full
 def test_answers_of_other_prompts_have_another_fingerprint(node: RunningNode) -> None:
     prints = {
         node.ask(CHAT.path, CHAT.body("Hello", model=name, max_tokens=1)).json["system_fingerprint"]

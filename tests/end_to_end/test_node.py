@@ -191,6 +191,7 @@ def test_what_a_template_must_not_be_told_is_refused(node: RunningNode) -> None:
     assert answer.json["error"]["param"] == "chat_template_kwargs"
 
 
+@pytest.mark.full
 def test_a_killed_child_comes_back_and_the_node_says_so(tiny: Path, tmp_path: Path) -> None:
     with running_node(tmp_path, {"tiny": tiny}) as node:
         node.wait_until_ready()
@@ -244,6 +245,7 @@ def test_nothing_of_a_killed_front_is_left(nano: Path, tiny: Path, tmp_path: Pat
         eventually(lambda: all(has_ended(child) for child in family))
 
 
+@pytest.mark.full
 def test_the_node_answers_before_any_model_is_loaded(tiny: Path, tmp_path: Path) -> None:
     set_fault(tmp_path, Fault(where="load", kind=HOLD))
     supervisor = "load_wait = 0"
@@ -292,6 +294,7 @@ def test_configured_prompts_are_warm_after_every_load(tiny: Path, tmp_path: Path
             eventually(lambda: node.model("tiny")["state"] != "ready")
 
 
+@pytest.mark.full
 def test_health_is_answered_while_a_child_is_stopped_in_its_tracks(
     tiny: Path, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def node(
     folder = tmp_path_factory.mktemp("node")
     (folder / "plain.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     extra = {mode: f'chat_template = "plain.jinja"\ntools = "{mode}"' for mode in MODES}
+    extra["refuse"] += "\npreload = false"
     return start_node(dict.fromkeys(MODES, caller), folder=folder, extra=extra)
 
 
@@ -126,6 +127,7 @@ def read(received: ReceivedAnswer) -> int:
     return received.usage.prompt
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dialect", CHATS, ids=repr)
 def test_a_model_that_refuses_tools_says_so(node: RunningNode, dialect: Dialect) -> None:
     body = dialect.body("Hello", model="refuse", tools=TOOLS[dialect.name])
@@ -134,6 +136,7 @@ def test_a_model_that_refuses_tools_says_so(node: RunningNode, dialect: Dialect)
     assert "has no tool calls" in dialect.read_error(answer.json)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dialect", CHATS, ids=repr)
 def test_a_model_that_ignores_tools_answers_as_if_there_were_none(
     node: RunningNode, dialect: Dialect

@@ -24,6 +24,7 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
         pytest.param("ulimit -Sn 3000; ulimit -Hn 4096", 3000, 4096, marks=pytest.mark.full),
     ],
 )
+@pytest.mark.full
 def test_the_import_raises_the_soft_limit_only(limits: str, soft: int, hard: int) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f"{limits}; exec {sys.executable} -c '{SHOW}'"],

@@ -211,7 +211,7 @@ def test_the_answers_that_are_disturbed_are_as_long_as_they_are_to_be(
 def test_garbage_at_a_token_of_one_stream_is_not_heard(
     loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any], name: str
 ) -> None:
-    for token in range(0, TOKENS, 1 if IS_LONG else rounds(4, 1, 1)):
+    for token in range(0, TOKENS, 1 if IS_LONG else rounds(16, 1, 1)):
         for kind in kinds_at(token):
             heard, deaths = answered(loaded, ALONE[name], Fault(kind=kind, at=token))
             assert tokens_of(heard) == expected(ALONE[name]), (kind, token)
@@ -242,7 +242,7 @@ def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
     late: int,
 ) -> None:
     asked = EIGHT if requests is EIGHT else ALONE["greedy"]
-    step = rounds(20, 5, 5) if requests is EIGHT else rounds(4, 1, 1)
+    step = rounds(20, 5, 5) if requests is EIGHT else rounds(16, 1, 1)
     for token in range(0, TOKENS - late, 1 if IS_LONG else step):
         heard, deaths = answered(loaded, asked, Fault(at=token, late=late))
         assert tokens_of(heard) == expected(asked), token
@@ -253,7 +253,7 @@ def test_an_error_at_a_step_or_behind_it_leaves_nothing_wrong_said(
 def test_an_error_of_mlxs_own_thread_is_raised_before_its_token_is_heard(
     loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any]
 ) -> None:
-    for token in range(0, TOKENS, 16):
+    for token in range(0, TOKENS, rounds(32, 16, 16)):
         heard, deaths = answered(loaded, EIGHT, Fault(kind="parked", at=token))
         assert tokens_of(heard) == expected(EIGHT), token
         assert deaths == 1

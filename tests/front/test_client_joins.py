@@ -78,7 +78,7 @@ async def ask_chat_stream(url: str) -> str:
 
 async def ask_responses(url: str) -> str:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-") as gpt:
-        return (await gpt.responses.create(model="m", input=WORDS)).output_text
+        return str((await gpt.responses.create(model="m", input=WORDS)).output_text)
 
 
 async def ask_claude(url: str) -> str:

@@ -44,7 +44,7 @@ async def ask_gpt(front: Front, watch: Watch) -> str:
         base_url=url, api_key="-", max_retries=1, http_client=hooks
     ) as client:
         answer = await client.responses.create(model="m", input="hello again")
-    return answer.output_text
+    return str(answer.output_text)
 
 
 async def ask_claude(front: Front, watch: Watch) -> str:

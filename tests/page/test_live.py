@@ -19,6 +19,7 @@ RECORD = """model => {
 }"""
 
 
+@pytest.mark.browser
 def test_it_shows_what_health_says(look: Looking) -> None:
     health = look.node.ask("/health").json
     expect(look.page.locator("#status")).to_have_text("healthy")

@@ -105,6 +105,7 @@ async def test_a_router_places_by_what_nodes_report(nodes: tuple[Node, Node]) ->
         nodes[0].now.wait_until_ready()
 
 
+@pytest.mark.full
 async def test_turns_keep_the_contract_and_a_killed_node_fails_only_what_ran(
     nodes: tuple[Node, Node], table: Table
 ) -> None:

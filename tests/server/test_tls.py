@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import signal
 import ssl
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -24,7 +23,7 @@ from mlx_worker.config.schema import ServerConfig
 from mlx_worker.errors import ConfigError
 from mlx_worker.security.tls import client_context, server_context
 from tests.commands import run as run_in_process
-from tests.processes import COMMAND, DEADLINE, RunningNode, eventually, running_node
+from tests.processes import DEADLINE, RunningNode, eventually, running_node
 from tests.server.conftest import BEARER, KEY
 
 if TYPE_CHECKING:
@@ -100,7 +99,8 @@ def said(url: str, trust: ssl.SSLContext) -> str | None:
     ):
         messages: Any = [{"role": "user", "content": "hello"}]
         answer = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4)
-        return answer.choices[0].message.content
+        content: str | None = answer.choices[0].message.content
+        return content
 
 
 # --- commands, and keys that change -----------------------------------------------------------
@@ -117,14 +117,7 @@ def test_commands_find_the_key_and_the_certificate_in_the_configuration(
     file = tmp_path / "mlx-worker.toml"
     file.write_text(file.read_text().replace("port = 0", f"port = {urlsplit(node.url).port}"))
 
-    done = subprocess.run(
-        [*COMMAND, "reload", "-c", str(file)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run_in_process("reload", "-c", str(file)).code == 0
     monkeypatch.setenv(OWN_KEY_VARIABLE, "sk-of-nobody-0123456789")
     refused = run_in_process("restart", "tiny", "-c", str(file))
     assert refused.code == 77

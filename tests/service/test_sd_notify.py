@@ -60,6 +60,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     manager.close()
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_a_node_says_when_it_listens_reloads_and_stops(
     nano: Path, tmp_path: Path, manager: Manager

@@ -14,7 +14,7 @@ from tests.rounds import variants
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEFAULT = [family for family in FAMILIES if family.name in ("qwen3-thinking", "glm", "mistral")]
+DEFAULT = [family for family in FAMILIES if family.name == "glm"]
 
 
 @pytest.mark.parametrize("family", variants(FAMILIES, DEFAULT), ids=lambda family: family.name)

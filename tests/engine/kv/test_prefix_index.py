@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mlx_worker.engine.kv.prefix import common_prefix
 from mlx_worker.engine.kv.prefix_index import Indexed, PrefixIndex, Tokens
 from tests.call_counter import Token, comparisons
+from tests.rounds import variants
 
 sequences = st.lists(st.integers(0, 2), max_size=6).map(tuple)
 changes = st.lists(st.tuples(st.booleans(), sequences), max_size=30)
@@ -78,7 +79,7 @@ def compared(branches: int) -> int:
     return comparisons(lambda: list(index.prefixes(asked)))
 
 
-@pytest.mark.parametrize("more", [4, 16])
+@pytest.mark.parametrize("more", variants([4, 16], [4]))
 def test_places_where_a_conversation_was_left_cost_a_search_no_more_than_their_logarithm(
     more: int,
 ) -> None:

@@ -19,6 +19,7 @@ from mlx_worker.wire.completion_logprobs import LOGPROB_LISTS
 from mlx_worker.wire.messages import Started
 from mlx_worker.wire.output import Done, PromptScores, StepOutput
 from mlx_worker.wire.request import ChatRequest, PromptScoring, Sampling
+from tests.rounds import rounds
 from tests.structured_harness import HELLO, EngineHarness
 from tests.synthetic_models import WORDS
 
@@ -122,10 +123,10 @@ def test_the_scores_are_mlx_lms_own(bench: EngineHarness, begin: int) -> None:
 
 
 def test_a_chunk_a_token_or_all_at_once_gives_the_same_scores(bench: EngineHarness) -> None:
-    request = asked(LONG)
+    request = asked(" ".join(WORDS * rounds(2, 8, 8)))
     tokens = tokens_of(bench, request)
     engine = engine_of(bench, prefill_pause=1e-9)  # chunks as short as there are, once measured
-    others = asked("one by one", scoring=None, max_tokens=400)
+    others = asked("one by one", scoring=None, max_tokens=rounds(100, 400, 400))
     told = Told(play(engine, bench, request, others), 0)
     assert told.stretches > 10
     assert near(told.logprobs, own(bench, tokens))

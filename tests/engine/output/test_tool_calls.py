@@ -127,7 +127,7 @@ CUT = st.sampled_from(sorted(WRITTEN.values())).flatmap(
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")  # some read a call as Python
 @pytest.mark.parametrize("name", PARSERS)
-@settings(derandomize=True, max_examples=rounds(15, 60, 60))
+@settings(derandomize=True, max_examples=rounds(5, 60, 60))
 @given(text=st.one_of(CLOSE_TO, CUT))
 def test_any_text_in_any_format_is_a_call_or_one_error(name: str, text: str) -> None:
     try:

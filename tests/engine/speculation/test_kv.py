@@ -78,7 +78,11 @@ def largest_batch(loaded: tuple[Any, Any], rows: list[Row], ladder: Ladder | Non
 
 
 @pytest.mark.parametrize(
-    ("read", "answered"), [(202, 40), (236, 18)], ids=["leaves a gap", "is near a block's end"]
+    ("read", "answered"),
+    [
+        pytest.param(202, 40, id="leaves a gap"),
+        pytest.param(236, 18, id="is near a block's end", marks=pytest.mark.full),
+    ],
 )
 def test_short_row_that_copies_beside_a_long_one_takes_no_more_memory(
     loaded: tuple[Any, Any], read: int, answered: int

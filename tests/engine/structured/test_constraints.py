@@ -24,7 +24,7 @@ from mlx_worker.wire.request import (
     Sampling,
     ToolCallConstraint,
 )
-from tests.rounds import variants
+from tests.rounds import rounds, variants
 from tests.structured_harness import EngineHarness, asked, schema
 from tests.synthetic_models import CALL, THINK, THOUGHT, make
 
@@ -217,7 +217,7 @@ def test_after_any_token_the_rest_is_what_it_would_have_been(
     request = asked(schema(BRIEF), temperature=temperature, seed=3, bias=no_blanks(tiny))
     (whole,) = tiny.play(request)
     assert whole.finish == "stop"
-    for done in range(1, len(whole.tokens) + 1):
+    for done in range(1, len(whole.tokens) + 1, rounds(4, 1, 1)):
         (rest,) = tiny.play(request, replay=whole.tokens[:done])
         assert (rest.tokens, rest.finish) == (whole.tokens[done:], "stop")
 
@@ -238,7 +238,7 @@ def test_after_any_token_of_reasoning_and_calls_the_rest_is_what_it_would_have_b
     (whole,) = talker.play(request)
     assert whole.finish == "tool_calls"
     assert bool(whole.reasoning) == (temperature == 1)
-    for done in range(1, len(whole.tokens) + 1):
+    for done in range(1, len(whole.tokens) + 1, rounds(4, 1, 1)):
         (rest,) = talker.play(request, replay=whole.tokens[:done])
         assert (rest.tokens, rest.finish) == (whole.tokens[done:], "tool_calls")
         assert rest.calls == (whole.calls if done < len(whole.tokens) else [])
