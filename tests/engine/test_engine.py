@@ -466,6 +466,7 @@ def test_a_prompt_that_is_being_answered_is_not_read_again(
     assert heard.text[1] == heard.text[2] == reference(loaded, request)
 
 
+@pytest.mark.full
 def test_who_waits_for_a_leader_that_leaves_reads_for_itself(
     engine: Engine, loaded: tuple[Any, Any]
 ) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # What transformers says about a configuration that was made up is no finding.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-FEW = {"gpt_bigcode", "mamba"}
+FEW = {"mamba"}
 HANDFUL = {"gemma2", "gemma3_text", "gpt_bigcode", "mamba", "olmo", "plamo3", "qwen3_next"}
 
 COMPUTING = {"dbrx"}

@@ -83,6 +83,7 @@ def test_other_ends_at_the_token_of_a_loop_go_first(harness: EngineHarness) -> N
     assert (cut.finish, cut.loop_period) == ("length", 1)
 
 
+@pytest.mark.full
 def test_loops_in_a_batch_are_those_alone(harness: EngineHarness) -> None:
     rules = [RULE, None, LoopRule(4, 16), LoopRule(30, 20), LoopRule(8, 40), RULE, None, RULE]
     requests = [

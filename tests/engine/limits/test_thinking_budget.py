@@ -74,7 +74,7 @@ def test_budget_replayed_after_any_token_goes_on_the_same(
         assert rest.tokens == answer.tokens[done:], done
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", variants(SAMPLERS, SAMPLERS[1:]))
 def test_budgets_in_a_batch_are_those_alone(
     harness: EngineHarness, sampler: dict[str, Any]
 ) -> None:

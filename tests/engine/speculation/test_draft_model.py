@@ -96,6 +96,7 @@ def test_rows_of_a_batch_with_a_draft_model_are_the_same(
     assert drafted.steps < plain.steps
 
 
+@pytest.mark.full
 def test_drafts_of_another_model_are_mostly_wrong_and_change_nothing(
     loaded: tuple[Any, Any], other: Any
 ) -> None:
@@ -107,6 +108,7 @@ def test_drafts_of_another_model_are_mostly_wrong_and_change_nothing(
     assert speculation.model_drafted < 5 * TOKENS
 
 
+@pytest.mark.full
 def test_rows_that_decode_step_by_step_are_the_same_beside_a_draft_model(
     loaded: tuple[Any, Any],
 ) -> None:

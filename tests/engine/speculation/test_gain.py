@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
 from tests.tools.speculation_gain import TRACES, main
 
-if TYPE_CHECKING:
-    import pytest
 
-
+@pytest.mark.full
 def test_script_prints_the_ladder_and_a_ratio_for_each_trace(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

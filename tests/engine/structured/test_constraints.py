@@ -154,6 +154,7 @@ def test_what_the_token_limit_cuts_is_no_document_and_says_so(tiny: EngineHarnes
     assert len(answer.tokens) == 5
 
 
+@pytest.mark.full
 def test_a_document_that_is_complete_at_the_limit_is_not_cut(tiny: EngineHarness) -> None:
     (whole,) = tiny.play(asked(schema(PERSON)))
     (answer,) = tiny.play(asked(schema(PERSON), max_tokens=len(whole.tokens)))
@@ -182,6 +183,7 @@ def test_reported_probabilities_are_the_models_own_before_the_mask(tiny: EngineH
 FAMILIES = ["window", "statespace", "delta", "recurrent", "unpadded"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("family", variants(FAMILIES, ["unpadded"]))
 def test_models_of_every_cache_are_bound(family: str, tmp_path: Path) -> None:
     bench = EngineHarness(make(family, tmp_path / family))
@@ -330,6 +332,7 @@ def test_a_required_call_fits_the_schema_of_its_tool(
         assert arguments == {} or arguments["at"] in ("the river", "the moon")
 
 
+@pytest.mark.full
 def test_several_calls_may_follow_each_other(talker: EngineHarness) -> None:
     bound = no_thought(talker)
     bound["bias"][one(talker, CALL)] = 30.0

@@ -18,6 +18,7 @@ from mlx_worker.kv_disk.files.payload import nbytes_of
 from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.wire.messages import DiskCache
 from tests.engine.kv.disk.tier_harness import GIB, VERSIONS, Seat, some_tokens
+from tests.rounds import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ def test_a_system_prompt_and_a_rested_session_are_on_disk(name: str, tmp_path: P
     seat.close()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", variants(FAMILIES, ["window"]))
 def test_an_answer_after_a_restart_is_that_without_a_cache(name: str, tmp_path: Path) -> None:
     seat = Seat(name, tmp_path)
     seat.chat(some_tokens(PROMPT, 1), system=SYSTEM, in_session=True)

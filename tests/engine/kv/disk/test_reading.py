@@ -309,6 +309,7 @@ def test_sequences_that_share_a_chain_read_it_once(written: Place, parting: int)
         assert second.heard.tokens[id_] == without_disk(written, prompt)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["tiny", full("recurrent")])
 def test_chains_beyond_the_number_read_at_a_time_wait(name: str, tmp_path: Path) -> None:
     place = Place(name, tmp_path)
@@ -342,6 +343,7 @@ def two(tmp_path: Path) -> tuple[Place, list[list[int]], int]:
     return place, prompts, nbytes
 
 
+@pytest.mark.full
 def test_chains_that_do_not_fit_in_memory_together_are_read_one_by_one(
     two: tuple[Place, list[list[int]], int],
 ) -> None:
@@ -374,6 +376,7 @@ def test_a_chain_without_memory_beside_running_rows_is_read_by_the_model(
     assert second.heard.tokens[ids[1]] == without_disk(place, prompts[1])
 
 
+@pytest.mark.full
 def test_a_restored_chain_is_used_where_a_row_has_grown_meanwhile(
     two: tuple[Place, list[list[int]], int],
 ) -> None:
@@ -487,6 +490,7 @@ def test_a_disk_that_hangs_is_given_up(written: Place) -> None:
     second.store.let_go()
 
 
+@pytest.mark.full
 def test_a_disk_that_hangs_before_a_read_begins_is_not_asked_again(tmp_path: Path) -> None:
     place = Place("tiny", tmp_path)
     prompts = [random_tokens(1300, 31), random_tokens(600, 32)]

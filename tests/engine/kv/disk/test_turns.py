@@ -94,6 +94,7 @@ def test_turns_are_written_when_their_session_has_rested(bench: DiskBench) -> No
     assert len(bench.turns_on_disk) == len(bench.prompts)
 
 
+@pytest.mark.full
 def test_turn_of_an_anonymous_prompt_is_written_when_used_again(bench: DiskBench) -> None:
     bench.in_session = False
     play(bench, [SEVERAL_TURNS], fresh=False)
@@ -102,6 +103,7 @@ def test_turn_of_an_anonymous_prompt_is_written_when_used_again(bench: DiskBench
     assert len(bench.turns_on_disk) < len(bench.prompts)
 
 
+@pytest.mark.full
 def test_turns_written_once_are_not_written_again(bench: DiskBench) -> None:
     play(bench, [SEVERAL_TURNS], fresh=False, between=bench.restart)
     before = bench.turns_on_disk
@@ -131,6 +133,7 @@ def test_turns_of_other_weights_are_not_loaded(bench: DiskBench) -> None:
     assert bench.engine.history.nbytes == 0
 
 
+@pytest.mark.full
 def test_turns_that_are_not_remembered_are_not_written(tmp_path: Path) -> None:
     bench = DiskBench(HERMES, tmp_path, remembers=False)
     play(bench, [SEVERAL_TURNS], fresh=False)
