@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from mlx_worker.kv_disk.place import FOLDER_VARIABLE
 from mlx_worker.system.garbage import imports_kept
+from tests.compiling import compile_share
 from tests.markers import StartedProcesses, by_cost, markers_of
 from tests.processes import RunningNode, running_node
 from tests.rounds import rounds
@@ -90,6 +91,7 @@ def pytest_collection() -> Generator[None, object, object]:
     To search them again and again takes a tenth of the run.
     """
     with imports_kept():
+        compile_share()
         return (yield)
 
 
