@@ -97,6 +97,7 @@ def assert_same(heard: list[Heard], expected: list[Heard]) -> None:
         assert (mine.finish, mine.counts, mine.done) == (theirs.finish, theirs.counts, True)
 
 
+@pytest.mark.alone
 def test_node_drafts_and_counts_what_was_right(
     drafting: RunningNode, expected: list[Heard]
 ) -> None:
@@ -128,6 +129,7 @@ def with_model(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield Served(node, folder)
 
 
+@pytest.mark.alone
 def test_node_asks_its_draft_model(with_model: Served, expected: list[Heard]) -> None:
     def has_accepted() -> bool:
         assert_same(asyncio.run(streams(with_model.node.url, ["", ""])), expected)

@@ -214,6 +214,7 @@ def test_loop_is_an_event_and_a_metric(restless: RunningNode) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "name", ["greedy", "sampled", "shape", "sampled-shape", "loop", "sampled-loop"]
 )

@@ -21,7 +21,7 @@ from mlx_worker.api.middleware.connections import (
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig
 from tests.server.asking import answer_of, ask, bare, exchange
 from tests.server.conftest import SUPERVISOR, Connect, Connection, Serving, ready, served
-from tests.supervisor_harness import NO_DISK, Fifo, eventually, soon
+from tests.supervisor_harness import DEADLINE, NO_DISK, Fifo, eventually, soon
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
@@ -71,7 +71,7 @@ async def test_a_head_that_drips_is_not_waited_for(serving: Serving, connect: Co
     reader, writer = await connect(await serving(idle_timeout=0.2))
     writer.write(b"GET /health HTTP/1.1\r\nX-Slow: ")
     end = asyncio.ensure_future(until_end(reader))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not end.done():
             writer.write(b"x")
             await asyncio.wait({end}, timeout=PAUSE)
@@ -93,7 +93,7 @@ async def test_a_body_that_drips_is_a_408(serving: Serving, connect: Connect) ->
     reader, writer = await connect(await serving(body_timeout=0.2))
     writer.write(HEAD % b"/v1/chat/completions")
     answer = asyncio.ensure_future(answer_of(reader))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not answer.done():
             writer.write(b"x")
             await asyncio.wait({answer}, timeout=PAUSE)
@@ -201,7 +201,7 @@ async def streaming(to: Connection, pace: Fifo) -> Connection:
     reader, writer = to
     writer.write(chat("on " * STEPS))
     said = asyncio.ensure_future(reader.readuntil(b'"on"'))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while not said.done():
             pace.let(1)  # it may have gone to another row
             await asyncio.wait({said}, timeout=PAUSE)
