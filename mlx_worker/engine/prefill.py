@@ -33,6 +33,10 @@ SMALLEST_CHUNK = 16
 LARGEST_CHUNK = 2048
 """Prompt tokens, of all readers together, between two steps."""
 
+SMALLEST_CHUNK_ALONE = 32
+"""The same while no row decodes. Each chunk reads all weights and all KV before it, however small:
+behind 5,000 tokens SmolLM2 on a CPU takes 56, 48 and 47 ms a token in chunks of 16, 32 and 64."""
+
 FIRST_CHUNK = 64
 """The same beside decoding rows, before the speed of this model is known."""
 
@@ -84,7 +88,8 @@ class ChunkSizer:
     def _together(self, seconds: float, decoding: bool) -> int:
         if self._rate is None:
             return FIRST_CHUNK if decoding else FIRST_CHUNK_ALONE
-        fitting = max(1, int(self._rate * seconds))
+        smallest = SMALLEST_CHUNK if decoding else SMALLEST_CHUNK_ALONE
+        fitting = max(smallest, int(self._rate * seconds))
         return min(LARGEST_CHUNK, 1 << (fitting.bit_length() - 1))
 
 

@@ -15,6 +15,7 @@ from mlx_worker.engine.prefill import (
     LONG_READERS,
     READERS,
     SMALLEST_CHUNK,
+    SMALLEST_CHUNK_ALONE,
     WORTH_WAITING,
     ChunkSizer,
     can_start_prefill,
@@ -60,6 +61,11 @@ def test_a_chunk_is_what_is_read_in_the_pause_and_longer_while_nobody_decodes() 
         pace.record(64, 0.4)  # it has become slower: 160 a second
     assert pace.chunk_size(ONE, decoding=True) == SMALLEST_CHUNK
     assert pace.chunk_size(ONE, decoding=False) == 128
+    for _ in range(8):
+        pace.record(16, 1.6)  # 10 a second
+    assert pace.chunk_size(ONE, decoding=True) == SMALLEST_CHUNK
+    assert pace.chunk_size(ONE, decoding=False) == SMALLEST_CHUNK_ALONE
+    assert pace.chunk_size(ONE * 2, decoding=False) == SMALLEST_CHUNK_ALONE // 2
 
 
 def test_a_step_that_read_nothing_tells_nothing_of_the_pace() -> None:

@@ -1,6 +1,5 @@
 """Paths: any run of /v1, paths that do not exist, endpoints that answer at once."""
 
-
 import pytest
 
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
