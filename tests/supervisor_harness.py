@@ -28,7 +28,7 @@ from mlx_worker.supervisor.starter import FolderAccess
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.worker_in_memory import RUNNING, MemoryLauncher
 
-DEADLINE = 60.0
+DEADLINE = 10.0
 """Seconds that any single wait may take on a busy machine; what is awaited takes milliseconds."""
 
 QUICK = Timings(start=DEADLINE, load=DEADLINE, stall=DEADLINE, drain=0.2, stop=2, kill=5, ping=0.02)

@@ -19,9 +19,10 @@ from mlx_worker.api.middleware.connections import (
     MAX_LINE_BYTES,
 )
 from mlx_worker.config.schema import Config, ModelConfig, ServerConfig
+from tests.processes import DEADLINE
 from tests.server.asking import answer_of, ask, bare, exchange
 from tests.server.conftest import SUPERVISOR, Connect, Connection, Serving, ready, served
-from tests.supervisor_harness import DEADLINE, NO_DISK, Fifo, eventually, soon
+from tests.supervisor_harness import NO_DISK, Fifo, eventually, soon
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
