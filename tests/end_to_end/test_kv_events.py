@@ -11,7 +11,6 @@ import pytest
 
 from tests.kv_event_reader import Subscriber
 from tests.processes import eventually, running_node
-from tests.rounds import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +84,8 @@ def followed(nano: Path, tmp_path: Path, more: str, cache: str) -> Iterator[Foll
         yield FollowedNode(node, subscriber)
 
 
-@pytest.mark.parametrize("more", variants(["", "ranks = 2"], []))
+@pytest.mark.full
+@pytest.mark.parametrize("more", ["", "ranks = 2"])
 def test_a_reader_follows_prompts_a_gap_a_killed_process_and_a_clear(
     followed: FollowedNode,
 ) -> None:

@@ -74,7 +74,8 @@ def shell(redirections: str, file: Path) -> list[str]:
     return ["/bin/sh", "-c", f"exec {words} {redirections}"]
 
 
-@pytest.mark.parametrize("redirections", variants(CLOSED, []))
+@pytest.mark.full
+@pytest.mark.parametrize("redirections", CLOSED)
 def test_a_node_with_closed_streams_serves_and_so_do_its_children(
     redirections: str, nano: Path, tmp_path: Path
 ) -> None:
@@ -196,7 +197,8 @@ def dropped_lines(port: int) -> float:
 # --- limits ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("most", variants([160, 1000, 4095], []))
+@pytest.mark.full
+@pytest.mark.parametrize("most", [160, 1000, 4095])
 def test_children_start_under_a_low_hard_limit_of_open_files(
     most: int, nano: Path, tmp_path: Path
 ) -> None:

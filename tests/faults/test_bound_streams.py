@@ -14,7 +14,6 @@ from mlx_lm.utils import load_tokenizer
 from tests.faults.failing_harness import running_failing_node, set_fault
 from tests.faults.failing_model import HOLD, Fault
 from tests.processes import RunningNode, eventually
-from tests.rounds import variants
 
 LIST: Final = {"type": "array", "items": {"enum": ["sun", "moon"]}, "minItems": 60, "maxItems": 60}
 FORMAT: Final = {"type": "json_schema", "json_schema": {"name": "list", "schema": LIST}}
@@ -63,7 +62,8 @@ def streamed(node: RunningNode, asked: dict[str, Any], *, kill: bool) -> tuple[s
     return text, finish
 
 
-@pytest.mark.parametrize("temperature", variants([0, 1], []))
+@pytest.mark.full
+@pytest.mark.parametrize("temperature", [0, 1])
 def test_a_document_goes_on_in_another_process(
     restless: RunningNode, folder: Path, asked: dict[str, Any], temperature: float
 ) -> None:

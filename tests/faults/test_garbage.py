@@ -218,7 +218,8 @@ def test_garbage_at_a_token_of_one_stream_is_not_heard(
             assert deaths == 1
 
 
-@pytest.mark.parametrize("whose", variants(["one row", "all rows"], []))
+@pytest.mark.full
+@pytest.mark.parametrize("whose", ["one row", "all rows"])
 def test_garbage_at_a_token_of_eight_streams_is_not_heard(
     loaded: tuple[Any, Any], expected: Callable[[list[ChatRequest]], Any], whose: str
 ) -> None:

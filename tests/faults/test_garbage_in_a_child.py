@@ -12,7 +12,7 @@ from mlx_worker.child.fatal import EXIT_COMPUTATION_FAILED
 from tests.faults.failing_harness import clear_fault, running_failing_node, set_fault
 from tests.faults.failing_model import WORDS, Fault
 from tests.processes import RunningNode, eventually
-from tests.rounds import IS_LONG, variants
+from tests.rounds import IS_LONG
 from tests.sse import chat_events_from, chat_text
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def crashes(node: RunningNode, after: int) -> list[dict[str, Any]]:
     return [event["facts"] for event in events if event["kind"] == "crash"]
 
 
-@pytest.mark.parametrize("fault", variants(FAULTS, []), ids=str)
+@pytest.mark.full
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_child_that_computes_garbage_ends_and_its_answers_go_on(
     failing: RunningNode, folder: Path, expected: list[str], fault: Fault
 ) -> None:

@@ -146,7 +146,8 @@ def state(node: RunningNode) -> str:
 
 
 @pytest.mark.parametrize("fault", SOME)
-@pytest.mark.parametrize("moment", variants(MOMENTS, []))
+@pytest.mark.full
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_fault_while_it_works_is_a_pause(
     faulty: RunningNode, folder: Path, expected: list[str], moment: str, fault: str
 ) -> None:

@@ -61,7 +61,8 @@ def test_mlxs_own_kernels_on_a_cpu_round_alike_in_every_format(dtype: str, tiny:
     assert because(in_type(read_model(tiny)[0], dtype)) == ""
 
 
-@pytest.mark.parametrize("name", variants(["latent"], []))
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["latent"])
 def test_other_attention_on_a_cpu_has_an_answer(name: str, tmp_path: Path) -> None:
     # Its code has one way for a token and another way for several: either is reported rightly.
     loaded = read_model(make(name, tmp_path / name))[0]

@@ -22,7 +22,6 @@ from tests.faults.ranks.harness import (
     kill,
     streams,
 )
-from tests.rounds import variants
 
 if TYPE_CHECKING:
     from tests.processes import RunningNode
@@ -42,7 +41,8 @@ def garble(pid: int) -> None:
     os.close(output)
 
 
-@pytest.mark.parametrize("blow", variants(BLOWS, []), ids=str)
+@pytest.mark.full
+@pytest.mark.parametrize("blow", BLOWS, ids=str)
 def test_end_or_stop_of_any_process_while_decoding_is_a_pause(
     node: RunningNode, expected: list[str], blow: Blow
 ) -> None:
