@@ -25,6 +25,7 @@ import signal
 import time
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -131,7 +132,9 @@ class Host(Protocol):
         """End with this exit code; with a negative one, by that signal."""
 
 
-def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
+@cache
+def parser_of_flags() -> argparse.ArgumentParser:
+    """Return what reads a worker's flags: made once, for thousands of workers in one process."""
     parser = argparse.ArgumentParser(description="A child without a model.")
     for flag in HOLDS:
         parser.add_argument(f"--{flag}", type=Path, metavar="FIFO")
@@ -175,6 +178,12 @@ def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
     fault.add_argument("--restore", action="store_true", help="records before the start is told")
     fault.add_argument("--die-of-records", type=int, default=0, metavar="N", help="the first N")
     fault.add_argument("--write", metavar="TEXT", help="to stderr, before anything else")
+    return parser
+
+
+def arguments(given_flags: Sequence[str]) -> argparse.Namespace:
+    """Return the flags of this incarnation: those of a file or a plan with those given."""
+    parser = parser_of_flags()
     given = parser.parse_args(given_flags)
     if given.once is not None and not claimed(given.once):
         return parser.parse_args([*without_faults(given)])

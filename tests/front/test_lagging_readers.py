@@ -4,19 +4,25 @@ import asyncio
 import json
 import socket
 
-import pytest
-
-from tests.front.asking import Answer, Serve, asked
+from tests.front.asking import Answer, Front, Serve, asked
 from tests.supervisor_harness import eventually, soon
 
-WORDS = 40_000
-"""Their events take more than the kernel keeps for a connection that is not read."""
+WORDS = 4_000
+"""Their events take more than is kept for a connection that is not read, at either end."""
+LITTLE = 4096
+"""Bytes that the kernel keeps at each end of a connection."""
+
+
+def keep_little(front: Front) -> None:
+    """Have the kernel keep little of what the front sends; its connections inherit this."""
+    (site,) = front.client.server.runner.sites  # type: ignore[union-attr]
+    site._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LITTLE)  # type: ignore[attr-defined]
 
 
 def sent(host: str, port: int, body: bytes, version: str = "HTTP/1.1") -> socket.socket:
     """A request on a connection that keeps little."""
     connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE)
     connection.connect((host, port))
     head = (
         f"POST /v1/chat/completions {version}\r\nHost: {host}\r\nContent-Type: application/json\r\n"
@@ -43,9 +49,9 @@ def unframed(chunked: bytes) -> bytes:
     return body
 
 
-@pytest.mark.process
 async def test_what_piled_up_for_a_client_that_lags_comes_in_few_events(serve: Serve) -> None:
     front = await serve()
+    keep_little(front)
     server, served = front.client.server, front.node.models["m"]
     text = " ".join(f"w{i}" for i in range(WORDS))
     body = json.dumps(asked(text, stream=True)).encode()
@@ -67,9 +73,9 @@ async def test_what_piled_up_for_a_client_that_lags_comes_in_few_events(serve: S
     assert len(answer.events) < WORDS
 
 
-@pytest.mark.process
 async def test_a_client_that_lags_and_leaves_ends_its_generation(serve: Serve) -> None:
     front = await serve()
+    keep_little(front)
     server = front.client.server
     text = " ".join(f"w{i}" for i in range(WORDS))
     body = json.dumps(asked(text, stream=True)).encode()

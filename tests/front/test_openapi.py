@@ -17,6 +17,7 @@ from mlx_worker.api.routes import ROUTES
 from mlx_worker.errors import CHILD_CODES, WorkerError
 from tests.front.documented import NO_ENDPOINTS_OWN, codes_of
 from tests.request_bodies import BODIES
+from tests.rounds import rounds
 from tests.supervisor_harness import soon
 
 if TYPE_CHECKING:
@@ -238,12 +239,13 @@ async def test_what_the_document_refuses_in_a_field_is_refused_with_its_name(
     refused = 0
     for field, schema in body["properties"].items():
         validator = jsonschema_rs.validator_for(resolved(schema))
-        for wrong in (value for value in WRONG if not validator.is_valid(value)):
+        wrong_values = [value for value in WRONG if not validator.is_valid(value)]
+        for wrong in wrong_values[:: rounds(3, 1, 1)]:
             status, answer = await ask(front, method, path, BODIES[path] | {field: wrong})
             assert status in (400, 422)
             assert answer["error"]["message"].startswith(field)
             refused += 1
-    assert refused > 2 * len(body["properties"])
+    assert refused * rounds(3, 1, 1) > 2 * len(body["properties"])
 
 
 @pytest.mark.parametrize(
