@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.end_to_end.conftest import StartNode
     from tests.processes import RunningNode
 
+pytestmark = pytest.mark.full  # by default `tests/engine/templates/test_tool_offer.py`
 OPENING, RIVER, _ = CALL_PARTS
 MODES = ("refuse", "ignore", "prompt")
 LEFT_OUT = "tools: this model's chat template has no tool calls; the tools were left out"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from typing import Any
 
 from tests.front.asking import Answer, Front, Serve, asked
 from tests.supervisor_harness import eventually, soon
@@ -15,8 +16,9 @@ LITTLE = 4096
 
 def keep_little(front: Front) -> None:
     """Have the kernel keep little of what the front sends; its connections inherit this."""
-    (site,) = front.client.server.runner.sites  # type: ignore[union-attr]
-    site._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LITTLE)  # type: ignore[attr-defined]
+    server: Any = front.client.server
+    (site,) = server.runner.sites
+    site._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LITTLE)
 
 
 def sent(host: str, port: int, body: bytes, version: str = "HTTP/1.1") -> socket.socket:
