@@ -66,7 +66,7 @@ ANSWERS: Counter[int] = Counter()
 SCHEMA = schemathesis.openapi.from_dict(json.loads(document(ROUTES)))
 
 
-@SCHEMA.hook
+@SCHEMA.hook  # type: ignore[untyped-decorator]
 def map_path_parameters(
     _context: schemathesis.HookContext, path_parameters: dict[str, Any] | None
 ) -> dict[str, Any] | None:

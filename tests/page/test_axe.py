@@ -20,7 +20,7 @@ def test_idle_node_with_all_open_has_no_violations(
     browser: Browser, node: RunningNode, scheme: str, width: int
 ) -> None:
     viewport = {"width": width, "height": 900}
-    with browser.new_context(color_scheme=scheme, viewport=viewport) as context:  # type: ignore[arg-type]
+    with browser.new_context(color_scheme=scheme, viewport=viewport) as context:
         look = Looking(context.new_page(), node)
         look.open()
         expect(look.page.locator("#legend button")).to_have_count(2)
@@ -60,7 +60,7 @@ def test_crash_has_no_violations(look: Looking) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_failed_model_has_no_violations(browser: Browser, crowd: RunningNode, scheme: str) -> None:
-    with browser.new_context(color_scheme=scheme) as context:  # type: ignore[arg-type]
+    with browser.new_context(color_scheme=scheme) as context:
         look = Looking(context.new_page(), crowd)
         look.open()
         look.fold("vision-12b").click()

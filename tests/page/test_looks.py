@@ -39,7 +39,7 @@ def test_page_with_long_names_at_any_width_does_not_scroll_sideways(
 
 def test_page_on_a_phone_does_not_scroll_sideways(browser: Browser, node: RunningNode) -> None:
     viewport = {"width": 320, "height": 780}
-    with browser.new_context(viewport=viewport, is_mobile=True, has_touch=True) as context:  # type: ignore[arg-type]
+    with browser.new_context(viewport=viewport, is_mobile=True, has_touch=True) as context:
         look = Looking(context.new_page(), node)
         look.open()
         expect(look.badge("tiny")).to_be_visible()
@@ -72,7 +72,7 @@ def test_memory_is_in_the_units_of_the_status_command(look: Looking) -> None:
 def test_all_text_stands_out_from_its_ground(
     browser: Browser, node: RunningNode, scheme: str
 ) -> None:
-    with browser.new_context(color_scheme=scheme) as context:  # type: ignore[arg-type]
+    with browser.new_context(color_scheme=scheme) as context:
         look = Looking(context.new_page(), node)
         look.open()
         assert look.page.evaluate(CONTRAST) == []

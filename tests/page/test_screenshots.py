@@ -103,7 +103,7 @@ def test_desktop(browser: Browser, busy: RunningNode) -> None:
 
 def test_dark(browser: Browser, busy: RunningNode) -> None:
     viewport = {"width": 1240, "height": 900}
-    with browser.new_context(viewport=viewport, color_scheme="dark") as context:  # type: ignore[arg-type]
+    with browser.new_context(viewport=viewport, color_scheme="dark") as context:
         look = Looking(context.new_page(), busy)
         look.open()
         chat(look, "Tell me another one")
