@@ -236,11 +236,11 @@ def test_a_broken_stream_ends_with_its_error_and_the_connection_closes(
         assert b"[DONE]" not in heard
 
 
-def test_nothing_of_a_killed_front_is_left(nano: Path, tmp_path: Path) -> None:
-    with running_node(tmp_path, {"nano": nano}) as node:
+def test_nothing_of_a_killed_front_is_left(nano: Path, tiny: Path, tmp_path: Path) -> None:
+    with running_node(tmp_path, {"tiny": tiny, "nano": nano}) as node:
         node.wait_until_ready()
         family = node.children()
-        assert len(family) == 1
+        assert len(family) == 2
         node.process.kill()
         eventually(lambda: all(has_ended(child) for child in family))
 
