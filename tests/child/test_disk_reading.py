@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from mlx_worker.wire.messages import Leave, Started
 from mlx_worker.wire.output import Done, StepOutput
 from mlx_worker.wire.prompt_cache import PromptWarmed, Warm
@@ -26,7 +24,6 @@ def answer_of(front: Front) -> tuple[Started, list[int]]:
     return started, [token for step in steps for row in step.rows for token in row.tokens]
 
 
-@pytest.mark.full  # by default engines in one process, `tests/engine/kv/disk/test_reading.py`
 def test_a_child_reads_the_prompts_of_the_child_before_from_disk(
     tiny: Path, tmp_path: Path
 ) -> None:

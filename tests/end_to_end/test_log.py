@@ -82,7 +82,6 @@ def test_what_a_model_prints_goes_where_the_front_reads(node: RunningNode) -> No
     assert Path(files, "1").readlink() == Path(files, "2").readlink()
 
 
-@pytest.mark.full
 def test_a_crash_report_has_the_last_frames(node: RunningNode) -> None:
     pid = node.model("tiny")["pid"]
     os.kill(pid, signal.SIGSEGV)
