@@ -1,7 +1,9 @@
 """The measure by which the system judges a process's memory.
 
 On macOS that is `phys_footprint`: resident memory omits what is compressed or held by the GPU, and
-MLX's own count omits everything else. On other systems the resident set is used. [child]
+MLX's own count omits everything else. On other systems it is the resident set. If the GPU has
+memory of its own, it is the larger of that and MLX's own count: either may reach its limit first.
+[child]
 """
 
 from __future__ import annotations
@@ -9,10 +11,14 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import mlx.core as mx
+
+from mlx_worker.child.working_set import has_own_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import psutil
 
@@ -27,12 +33,28 @@ _PHYS_FOOTPRINT: Final = 8
 and resident size."""
 
 
-def footprint_of(process: psutil.Process, platform: str = sys.platform) -> Callable[[], int]:
-    """Return a function that returns the bytes that this process takes now."""
+def footprint_of(
+    process: psutil.Process,
+    platform: str = sys.platform,
+    on_device: Callable[[], int] | None = None,
+) -> Callable[[], int]:
+    """Return a function that returns the bytes that this process takes now.
+
+    `on_device` returns the bytes that it takes on a device with memory of its own.
+    """
     if platform == "darwin":
         usage, pid = proc_pid_rusage(), process.pid
         return lambda: phys_footprint(usage(pid))
+    if on_device is not None:
+        return lambda: max(int(process.memory_info().rss), on_device())
     return lambda: int(process.memory_info().rss)
+
+
+def on_device_of(device: Mapping[str, Any]) -> Callable[[], int] | None:
+    """Return the function that counts mlx's bytes on a device; None if the system counts them."""
+    if not has_own_memory(device):
+        return None
+    return lambda: mx.get_active_memory() + mx.get_cache_memory()
 
 
 def phys_footprint(info: bytes) -> int:

@@ -33,7 +33,7 @@ from mlx_worker.child.disk_work import (
 )
 from mlx_worker.child.failures import failure_of, log_failure
 from mlx_worker.child.fatal import end_process
-from mlx_worker.child.memory_footprint import footprint_of
+from mlx_worker.child.memory_footprint import footprint_of, on_device_of
 from mlx_worker.child.model_loading import load_model
 from mlx_worker.child.preparation import (
     ClientGone,
@@ -120,7 +120,7 @@ class EngineWorker:
         )
         self._answers = AnswerWatch(self._preparation.partings)
         self._process = psutil.Process()
-        self._footprint = footprint_of(self._process)
+        self._footprint = footprint_of(self._process, on_device=on_device_of(mx.device_info()))
         self._engine: Engine | None = None
         self._disk: DiskTier | None = None
         self._disk_waits = DiskWaits()

@@ -28,8 +28,8 @@ MEANING: Final = {
     "also be a machine that was too busy to run the node.",
     "loop": "The loop guard ended a generation after `tokens` tokens, because it repeated the same"
     " `period` tokens again and again.",
-    "memory limit": "Metal recommends fewer bytes (`working_set`) than `memory_limit` (`was`);"
-    " the smaller limit counts.",
+    "memory limit": "Metal recommends fewer bytes (`working_set`) than `memory_limit` (`was`), or"
+    " an NVIDIA GPU has less memory; the smaller limit counts.",
     "no room": "A model waits because it does not fit beside the models that are loaded.",
     "outage": "No model could be served for `exit_when_failed_for` seconds; the node ends.",
     "package replaced": "mlx-worker was replaced on the disk while the node runs, and a new process"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mlx_worker.supervisor.process.launch.environment import is_secret, without_secrets
-from mlx_worker.supervisor.process.launch.process import spawn
+from mlx_worker.supervisor.process.launch.process import NO_VARIABLES, spawn
 from mlx_worker.supervisor.process.launch.stderr import StderrTail
 from tests.supervisor_harness import soon
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 pytestmark = pytest.mark.process
 
@@ -104,10 +108,34 @@ async def test_a_process_starts_without_the_fronts_secrets(
     for name in SECRET:
         monkeypatch.setenv(name, "none")
     monkeypatch.setenv("MLX_MODEL_PATH", "/models/one")
-    program = "import json, os, sys; print(json.dumps(list(os.environ)), file=sys.stderr)"
-    process = await spawn([sys.executable, "-c", program], 2)
-    words = StderrTail(process)
-    await soon(process.wait())
-    names = set(json.loads("".join(await soon(words.complete(within=5)))))
+    names = set(json.loads(await _printed_by_a_process("json.dumps(list(os.environ))")))
     assert not names & set(SECRET)
     assert {"PATH", "MLX_MODEL_PATH", "TMPDIR", "HF_HUB_OFFLINE"} <= names
+
+
+@pytest.mark.parametrize(
+    ("of_node", "of_model", "expected"),
+    [
+        (None, {}, "0"),
+        ("1", {}, "1"),
+        (None, {"MLX_ENABLE_TF32": "1"}, "1"),
+        ("1", {"MLX_ENABLE_TF32": "0"}, "0"),
+    ],
+)
+async def test_a_gpu_keeps_all_digits_of_float32_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, of_node: str | None, of_model: dict[str, str], expected: str
+) -> None:
+    if of_node is None:
+        monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    else:
+        monkeypatch.setenv("MLX_ENABLE_TF32", of_node)
+    assert await _printed_by_a_process("os.environ['MLX_ENABLE_TF32']", of_model) == expected
+
+
+async def _printed_by_a_process(expression: str, of_model: Mapping[str, str] = NO_VARIABLES) -> str:
+    """Return what a process that is started as a child prints of this expression."""
+    program = f"import json, os, sys; print({expression}, file=sys.stderr)"
+    process = await spawn([sys.executable, "-c", program], 2, of_model)
+    words = StderrTail(process)
+    await soon(process.wait())
+    return "".join(await soon(words.complete(within=5)))
