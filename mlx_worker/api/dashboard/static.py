@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from aiohttp import web
 from mlx_worker.api.middleware.errors import NoSuchPath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from importlib.resources.abc import Traversable
 
 INDEX: Final = "index.html"
@@ -51,7 +52,8 @@ class PageFile:
     etag: str
 
 
-def page_files() -> dict[str, PageFile]:
+@cache
+def page_files() -> Mapping[str, PageFile]:
     """Return all files of the dashboard by their paths in its folder."""
     return dict(_files_in(files("mlx_worker").joinpath("page"), ""))
 
@@ -68,7 +70,7 @@ def _page_file(body: bytes, extension: str) -> PageFile:
     return PageFile(body, CONTENT_TYPES[extension], hashlib.sha256(body).hexdigest()[:32])
 
 
-PAGE: web.AppKey[dict[str, PageFile]] = web.AppKey("page", dict)
+PAGE: web.AppKey[Mapping[str, PageFile]] = web.AppKey("page")
 
 
 async def page(request: web.Request) -> web.Response:
