@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_worker.supervisor.process.launch.process import UNLESS_SET
+from mlx_worker.supervisor.process.launch.process import CHILD_DEFAULTS
 from tests.synthetic_models import make
 from tests.tools.exactness_cases import FORMATS, WAYS, Cell, Difference, measure
 
@@ -62,7 +62,7 @@ def measure_in_a_process(chosen: argparse.Namespace, number_format: str) -> None
     command = [sys.executable, "-m", "tests.tools.exactness", "measure", chosen.model, "--here"]
     command += ["--formats", number_format, "--ways", chosen.ways, "--to", str(chosen.to)]
     command += ["--prompts", str(chosen.prompts), "--tokens", str(chosen.tokens)]
-    environment = UNLESS_SET | os.environ  # as a child has it
+    environment = CHILD_DEFAULTS | os.environ  # as a child has it
     if chosen.blas is not None:
         command += ["--blas", str(chosen.blas)]
         environment["LD_PRELOAD"] = str(chosen.blas.resolve(strict=True))

@@ -38,7 +38,7 @@ CHILD_ENVIRONMENT: Final = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-UNLESS_SET: Final = {
+CHILD_DEFAULTS: Final = {
     # GPUs with TF32 round the factors of a float32 product to 11 bits. SmolLM2's log-probabilities
     # move by 0.008 with what else is in a batch then, and by 0.00001 without it, on an H100.
     "MLX_ENABLE_TF32": "0",
@@ -172,7 +172,7 @@ def rank_environment(of_model: Mapping[str, str]) -> dict[str, str]:
 
 def _environment(of_model: Mapping[str, str], blas: ChildBlas) -> dict[str, str]:
     """Return the front's own variables without secrets, overridden by the model's."""
-    inherited = UNLESS_SET | without_secrets(os.environ)
+    inherited = CHILD_DEFAULTS | without_secrets(os.environ)
     own = CHILD_ENVIRONMENT | {"TMPDIR": str(scratch_folder())}
     return blas.with_preload(inherited, of_model) | own
 
