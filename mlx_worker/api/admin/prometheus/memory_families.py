@@ -82,7 +82,8 @@ def memory_families(context: AppContext) -> Iterator[Metric]:
     resident["front", ""] = _FRONT_PROCESS.memory_info().rss
     yield gauge(
         "process_resident_bytes",
-        "Memory of a process, as the operating system reports it.",
+        "Memory of a process, as the operating system reports it. If MLX holds more than that on an"
+        " NVIDIA GPU, what it holds.",
         ("process", "model"),
         resident,
     )
