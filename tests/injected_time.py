@@ -9,6 +9,7 @@ what a thread does, such as the inspection of a folder, takes real time.
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 SETTLING: Final = 0.0001
 """Real seconds in which nothing may arrive on any socket before the clock jumps."""
+
+TICKS: Final = 2**20
+"""The clock's ticks a second: a power of two, so that no difference of two times is rounded."""
 
 
 class _Clock(selectors.SelectSelector):
@@ -32,13 +36,17 @@ class _Clock(selectors.SelectSelector):
         if not self.is_injected:
             began = time.monotonic()
             events = super().select(timeout)
-            self.now += time.monotonic() - began
+            self._pass(time.monotonic() - began)
             return events
         if timeout is None or timeout <= 0:
             return super().select(timeout)
         if not (events := super().select(SETTLING)):
-            self.now += timeout
+            self._pass(timeout)
         return events
+
+    def _pass(self, seconds: float) -> None:
+        """Let time pass up to the next tick: never short of the timer that the loop waits for."""
+        self.now = math.ceil((self.now + seconds) * TICKS) / TICKS
 
 
 class InjectedTimeLoop(asyncio.SelectorEventLoop):
