@@ -26,11 +26,10 @@ from mlx_worker.api.dashboard.static import PAGE, page, page_files
 from mlx_worker.api.generation.lingering.table import RECORDED_REQUESTS, RecordedRequests
 from mlx_worker.api.metrics.counters import RequestMetrics
 from mlx_worker.api.metrics.loop_lag import EventLoopLagMonitor
-from mlx_worker.api.middleware.auth import Authentication
+from mlx_worker.api.middleware.auth import CREDENTIALS, Authentication
 from mlx_worker.api.middleware.body import BODY_LIMITS, BodyLimits
 from mlx_worker.api.middleware.connections import CONNECTION_LIMITER, ConnectionLimiter
 from mlx_worker.api.middleware.cors import Cors
-from mlx_worker.api.middleware.credentials import CREDENTIALS, Credentials
 from mlx_worker.api.middleware.csrf import same_origin_middleware
 from mlx_worker.api.middleware.errors import error_middleware
 from mlx_worker.api.middleware.slow_steps import SLOW_STEPS, SlowSteps
@@ -39,6 +38,7 @@ from mlx_worker.api.parsing.parser import PARSER, Parser
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.health import RequestStats, node_request_stats
 from mlx_worker.models.resolve import unseen
+from mlx_worker.security.credentials import Credentials
 from mlx_worker.supervisor import settings
 from mlx_worker.supervisor.node import Node
 from mlx_worker.supervisor.process.launch.launcher import CHILD_LAUNCHER

@@ -19,8 +19,8 @@ from aiohttp import web
 
 from mlx_worker.api.admin.reload import CONFIG_RELOADER
 from mlx_worker.api.context import ADDRESSES, CONTEXT
+from mlx_worker.api.middleware.auth import CREDENTIALS
 from mlx_worker.api.middleware.connections import CONNECTION_LIMITER
-from mlx_worker.api.middleware.credentials import CREDENTIALS
 from mlx_worker.app import build_app
 from mlx_worker.errors import StorageError
 from mlx_worker.listening import BACKLOG, listen, url_of_socket

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.cli.doctor.kv_checks import kv_on_disk
 from mlx_worker.cli.reports.output import print_json
 from mlx_worker.config.problems import find_problems
 from mlx_worker.config.sizes import in_words
 from mlx_worker.errors import WorkerError
 from mlx_worker.models.resolve import missing_warm_files, plan_model
+from mlx_worker.security.credentials import Credentials
 from mlx_worker.supervisor.blas.preparation import expected_weight_types
 
 if TYPE_CHECKING:

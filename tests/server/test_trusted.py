@@ -8,12 +8,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.api.routes import ROUTES
 from mlx_worker.config.addresses import Networks, read_network
 from mlx_worker.config.load import parse_config
 from mlx_worker.config.schema import KEYS_VARIABLE, ServerConfig
 from mlx_worker.errors import ConfigError
+from mlx_worker.security.credentials import Credentials
 from tests.front.asking import Answer
 from tests.server.asking import ask
 from tests.server.conftest import BEARER, Serving

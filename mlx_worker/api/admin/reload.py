@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from mlx_worker.api.middleware.credentials import Credentials
     from mlx_worker.config.schema import Config, ModelConfig
     from mlx_worker.models.folder import ModelFolder
     from mlx_worker.models.resolve import PlannedModel
     from mlx_worker.models.weight_types import WeightTypes
+    from mlx_worker.security.credentials import Credentials
     from mlx_worker.supervisor.node import Node
 
     MakeTypes = Callable[[Config], WeightTypes]

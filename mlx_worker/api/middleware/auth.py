@@ -11,13 +11,14 @@ from aiohttp import web
 
 from mlx_worker.api.middleware.csrf import is_foreign
 from mlx_worker.errors import Unauthorized
+from mlx_worker.security.credentials import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from aiohttp.typedefs import Handler
 
-    from mlx_worker.api.middleware.credentials import Credentials
+CREDENTIALS: web.AppKey[Credentials] = web.AppKey("credentials", Credentials)
 
 NO_KEY: Final = "-"
 """Name of the key of a request that needed none."""

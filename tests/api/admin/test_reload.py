@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from mlx_worker.api.admin.reload import DISK_TIMEOUT, CannotReload, ConfigReloader
-from mlx_worker.api.middleware.credentials import Credentials
 from mlx_worker.config.load import load_config, parse_config
 from mlx_worker.config.schema import Config, ServerConfig
 from mlx_worker.models.weight_types import AS_STORED
+from mlx_worker.security.credentials import Credentials
 from mlx_worker.supervisor.kv_folder import KvFolder
 from mlx_worker.supervisor.process.pause import PauseDetector
 from tests.loop_clock import LoopClock

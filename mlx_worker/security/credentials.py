@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import web
 
 from mlx_worker.config.addresses import Networks
 from mlx_worker.security.api_keys import load_keys
@@ -70,6 +69,3 @@ class Credentials:
         if key in TLS_KEYS:
             return self.tls is not None and server.tls_cert is not None
         return key in RELOADABLE_KEYS
-
-
-CREDENTIALS: web.AppKey[Credentials] = web.AppKey("credentials", Credentials)
