@@ -12,7 +12,7 @@ import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -29,6 +29,7 @@ from mlx_worker.security.api_keys import first_key
 from mlx_worker.security.tls import client_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
@@ -177,7 +178,7 @@ class NodeClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open a successful response. Raises the node's error for any other."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        tls = client_context(self.certificate)
+        tls = self._tls()
         async with aiohttp.ClientSession(timeout=limit, headers=headers) as session:
             try:
                 response = await session.request(
@@ -193,6 +194,15 @@ class NodeClient:
                 if not response.ok:
                     raise await self._refusal(response)
                 yield response
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        """Return the TLS context of a request; True: aiohttp's own, should a redirect need one.
+
+        To read the system's authorities takes longer than most requests.
+        """
+        if self.certificate is None and urlsplit(self.url).scheme != "https":
+            return True
+        return client_context(self.certificate)
 
     async def _json(self, response: aiohttp.ClientResponse) -> Any:
         try:
