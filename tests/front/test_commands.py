@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,6 +51,26 @@ async def test_status_is_a_table_for_people_and_json_for_programs(serve: Serve) 
     printed = await command("status", "--json", "--url", front.url)
     assert printed.code == 0
     assert json.loads(printed.said)["models"]["a"]["pid"] == (await front.model("a"))["pid"]
+
+
+async def test_authorities_are_read_only_for_a_node_with_tls(
+    serve: Serve, unused_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are hundreds of certificates, which take longer than the report."""
+    read: list[object] = []
+    create = ssl.create_default_context
+
+    def counted(*args: Any, **more: Any) -> ssl.SSLContext:
+        read.append(args)
+        return create(*args, **more)
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    front = await serve()
+    assert (await command("status", "--url", front.url)).code == 0
+    assert read == []
+    secured = unused_url.replace("http:", "HTTPS:")
+    assert (await command("status", "--url", secured)).code == 69
+    assert len(read) == 1
 
 
 async def test_status_says_degraded_by_its_exit_code(serve: Serve, tmp_path: Path) -> None:
