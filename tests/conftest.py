@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web_app
 from hypothesis import settings
 
 from mlx_worker.kv_disk.place import FOLDER_VARIABLE
@@ -15,12 +16,16 @@ from tests.compiling import compile_share
 from tests.markers import StartedProcesses, by_cost, markers_of
 from tests.processes import RunningNode, running_node
 from tests.rounds import rounds
+from tests.scheduling import SharedNodeScheduling
 from tests.supervisor_harness import WORKERS
 from tests.synthetic_models import make_caller, make_nano, make_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
+
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
 
 
 # No node of any test finds the user's KV on disk: /dev/null is no folder. Processes inherit this. A
@@ -46,6 +51,12 @@ STARTED = StartedProcesses()
 
 def pytest_configure(config: pytest.Config) -> None:
     WORKERS.in_processes = config.getoption("--workers") == "process"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    by_file = config.getoption("dist") == "loadfile"
+    return SharedNodeScheduling(config, log) if by_file else None
 
 
 def pytest_sessionstart() -> None:
@@ -93,6 +104,16 @@ def pytest_collection() -> Generator[None, object, object]:
     with imports_kept():
         compile_share()
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    """Forget the applications of a test: aiohttp keeps the last 1,024 that were asked, with all
+    that they hold. The tasks among it are searched at the end of each loop.
+    """
+    result = yield
+    web_app._cached_build_middleware.cache_clear()
+    return result
 
 
 @pytest.fixture(scope="session")
