@@ -42,6 +42,9 @@ CHILD_DEFAULTS: Final = {
     # GPUs with TF32 round the factors of a float32 product to 11 bits. SmolLM2's log-probabilities
     # move by 0.008 with what else is in a batch then, and by 0.00001 without it, on an H100.
     "MLX_ENABLE_TF32": "0",
+    # On CUDA, MLX keeps 256 plans of attention in 16 bits, one for each shape, and raises an error
+    # from the 513th new shape on, for ever. Nearly every prompt is of a new shape.
+    "MLX_ENABLE_CACHE_THRASHING_CHECK": "0",
 }
 """What a child gets if neither the front nor the model's `env` has the variable."""
 

@@ -113,23 +113,23 @@ async def test_a_process_starts_without_the_fronts_secrets(
     assert {"PATH", "MLX_MODEL_PATH", "TMPDIR", "HF_HUB_OFFLINE"} <= names
 
 
+@pytest.mark.parametrize("name", ["MLX_ENABLE_TF32", "MLX_ENABLE_CACHE_THRASHING_CHECK"])
 @pytest.mark.parametrize(
-    ("of_node", "of_model", "expected"),
-    [
-        (None, {}, "0"),
-        ("1", {}, "1"),
-        (None, {"MLX_ENABLE_TF32": "1"}, "1"),
-        ("1", {"MLX_ENABLE_TF32": "0"}, "0"),
-    ],
+    ("of_node", "of_model", "expected"), [(None, None, "0"), ("1", None, "1"), ("1", "0", "0")]
 )
-async def test_a_gpu_keeps_all_digits_of_float32_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, of_node: str | None, of_model: dict[str, str], expected: str
+async def test_a_gpu_keeps_all_digits_and_takes_all_shapes_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    of_node: str | None,
+    of_model: str | None,
+    expected: str,
 ) -> None:
     if of_node is None:
-        monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+        monkeypatch.delenv(name, raising=False)
     else:
-        monkeypatch.setenv("MLX_ENABLE_TF32", of_node)
-    assert await _printed_by_a_process("os.environ['MLX_ENABLE_TF32']", of_model) == expected
+        monkeypatch.setenv(name, of_node)
+    variables = {} if of_model is None else {name: of_model}
+    assert await _printed_by_a_process(f"os.environ['{name}']", variables) == expected
 
 
 async def _printed_by_a_process(expression: str, of_model: Mapping[str, str] = NO_VARIABLES) -> str:
