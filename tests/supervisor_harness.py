@@ -24,7 +24,7 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from mlx_worker.supervisor.requests.output_buffer import OutputDelta
 from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-from mlx_worker.supervisor.starter import FolderAccess
+from mlx_worker.supervisor.starter import ModelFolderAccess
 from mlx_worker.wire.request import ChatRequest, Sampling
 from tests.worker_in_memory import RUNNING, MemoryLauncher
 
@@ -168,7 +168,7 @@ def started_workers() -> list[int]:
     return [*RUNNING, *processes]
 
 
-NOWHERE = FolderAccess(inspect=nowhere, places=lambda _: [])
+NOWHERE = ModelFolderAccess(inspect=nowhere, places=lambda _: [])
 
 
 @asynccontextmanager
@@ -180,7 +180,7 @@ async def running(
     resume: ResumePolicy = PATIENT,
     standby: StandbyPolicy = ALONE,
     memory_limit: int = PLENTY,
-    folders: FolderAccess = NOWHERE,
+    folders: ModelFolderAccess = NOWHERE,
     prepared: Callable[[], Awaitable[object]] | None = None,
     cache: CacheConfig = NO_DISK,
 ) -> AsyncIterator[Node]:

@@ -33,9 +33,9 @@ class WorkMonitor:
         self._done = 0
         self._since: dict[int, float] = {}
 
-    def measure(self, kind: str) -> Measurement:
+    def measure(self, kind: str) -> WorkMeasurement:
         """Measure a block as a piece of work of this kind."""
-        return Measurement(self, kind)
+        return WorkMeasurement(self, kind)
 
     def begin(self) -> float:
         """Begin a piece of work of this thread; return the time."""
@@ -69,7 +69,7 @@ class WorkMonitor:
             return self._done + under_way
 
 
-class Measurement:
+class WorkMeasurement:
     """Measure a block; no generator, because each step of the engine is such a block."""
 
     __slots__ = ("_began", "_kind", "_monitor")

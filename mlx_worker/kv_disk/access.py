@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.files.index import Entry
+    from mlx_worker.kv_disk.files.index import IndexEntry
     from mlx_worker.kv_disk.files.keys import HasDigest
     from mlx_worker.kv_disk.files.records import Address
     from mlx_worker.kv_disk.files.segments import ReadAt, WriteAt
@@ -62,7 +62,7 @@ class FolderAccess:
         with self.writing:
             self._open(create=True)
 
-    def find(self, address: Address) -> Entry | None:
+    def find(self, address: Address) -> IndexEntry | None:
         """Return what the index knows of a record."""
         with self.lock:
             return self.opened.index.get(address) if self.opened else None
@@ -137,7 +137,7 @@ class FolderAccess:
                     with self.lock:  # on a volume that is read-only, this process knows
                         self.opened.index.mark(entry, Mark.SUSPECT)
 
-    def set_mark(self, entry: Entry, mark: Mark) -> bool:
+    def set_mark(self, entry: IndexEntry, mark: Mark) -> bool:
         """Change a record's mark on disk, then in memory; False if the disk failed."""
         with self.writing, self.guard():
             if self.opened is None or self.find(entry.address) is not entry:
@@ -146,7 +146,7 @@ class FolderAccess:
             return True
         return False
 
-    def delete(self, entry: Entry) -> None:
+    def delete(self, entry: IndexEntry) -> None:
         """Delete a record; remove its segment with its last record."""
         with self.writing:
             opened = self.opened
@@ -160,7 +160,7 @@ class FolderAccess:
                 else:
                     self.space.remove_segment(opened, entry.segment)
 
-    def _mark(self, opened: OpenedFolder, entry: Entry, mark: Mark) -> None:
+    def _mark(self, opened: OpenedFolder, entry: IndexEntry, mark: Mark) -> None:
         """Change a record's mark on disk, then in memory."""
         try:
             opened.segments.mark(entry.segment, entry.offset, mark)

@@ -16,7 +16,7 @@ from mlx_worker.kv_disk.files.records import Address, Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.keys import KvIdentity
     from mlx_worker.kv_disk.store import DiskStore
 
 MAX_STOPS: Final = 64
@@ -33,7 +33,7 @@ class Chain:
 
 def find_chain(
     store: DiskStore,
-    identity: Identity,
+    identity: KvIdentity,
     tokens: Sequence[int],
     kinds: frozenset[Kind],
     *,

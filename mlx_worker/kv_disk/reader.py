@@ -31,7 +31,7 @@ and each thread takes a core from what computes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class ReadRecord:
     """The record at one place of a read; `payload` None: there is no record that is right."""
 
     place: int
@@ -53,7 +53,7 @@ class DiskRead:
         """Records from this place on are not wanted any more."""
         self.next = 0
         self.under_way = 0
-        self.loaded: deque[Loaded] = deque()
+        self.loaded: deque[ReadRecord] = deque()
         self.began = float("inf")
         self.seconds = 0.0
         """From the begin of the first record to the end of the last one so far."""
@@ -118,7 +118,7 @@ class DiskReader:
         """Return the bytes that are being read, or were read and not taken."""
         return self._nbytes
 
-    def take(self, read: DiskRead) -> Loaded | None:
+    def take(self, read: DiskRead) -> ReadRecord | None:
         """Return the next record that was loaded, None where there is none now."""
         with self._changed:
             if not read.loaded:
@@ -141,7 +141,7 @@ class DiskReader:
 
     # --- inside ---
 
-    def _release(self, read: DiskRead, loaded: Loaded) -> None:
+    def _release(self, read: DiskRead, loaded: ReadRecord) -> None:
         self._ready -= 1
         self._nbytes -= read.sizes[loaded.place]
         self._changed.notify_all()
@@ -190,7 +190,7 @@ class DiskReader:
             is_wanted = place < read.limit
             is_first = is_wanted and not self._ready
             if is_wanted:
-                read.loaded.append(Loaded(place, payload))
+                read.loaded.append(ReadRecord(place, payload))
                 self._ready += 1
             else:
                 self._nbytes -= read.sizes[place]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Outcome(Enum):
+class StoreOutcome(Enum):
     """What became of a record that was to be stored."""
 
     STORED = "stored"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlx_worker.kv_disk.files.index import Entry
+    from mlx_worker.kv_disk.files.index import IndexEntry
     from mlx_worker.kv_disk.files.records import Address
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{32}")
@@ -144,13 +144,13 @@ class _Contents:
         self.models = read_models(folder)
         self.sizes = self._segments.sizes()
         self.unreadable_bytes = 0
-        self.entries: list[Entry] = []
+        self.entries: list[IndexEntry] = []
         try:
             content = read_file(folder, INDEX_NAME, MAX_SAVED)
             saved, entries = parse(content, bytes.fromhex(identity))
         except (OSError, StorageError, BadRecord):
             saved, entries = {}, {}
-        by_address: dict[Address, Entry] = {}
+        by_address: dict[Address, IndexEntry] = {}
         for number, (size, changed) in in_pieces(self.sizes.items(), _SEGMENTS):
             known = saved.get(number)
             if known is not None and (known.end, known.changed) == (size, changed):
@@ -160,7 +160,7 @@ class _Contents:
             by_address |= {entry.address: entry for entry in found}
         self.entries = [entry for entry in by_address.values() if entry.mark is not Mark.DELETED]
 
-    def _scan(self, number: int, changed: float) -> list[Entry]:
+    def _scan(self, number: int, changed: float) -> list[IndexEntry]:
         try:
             headers, end, size = self._segments.scan(number)
         except (FileNotFoundError, StorageError):  # evicted meanwhile, or not ours
@@ -185,7 +185,7 @@ class _Contents:
             max((entry.used_at for entry in self.entries), default=changed),
         )
 
-    def is_right(self, entry: Entry) -> bool | None:
+    def is_right(self, entry: IndexEntry) -> bool | None:
         """Return True if the bytes of a record are right; None if the record is gone."""
         try:
             header, body = self._segments.read(entry.segment, entry.offset)

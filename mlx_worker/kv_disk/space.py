@@ -18,7 +18,7 @@ from mlx_worker.kv_disk.eviction import (
     remove_resting,
     resting_victims,
 )
-from mlx_worker.kv_disk.files.index import Entry, SegmentState, in_pieces
+from mlx_worker.kv_disk.files.index import IndexEntry, SegmentState, in_pieces
 from mlx_worker.kv_disk.files.payload import MAX_DATA, BadRecord
 from mlx_worker.kv_disk.files.saved_index import MAX_SAVED, saved_bytes
 from mlx_worker.kv_disk.files.segments import MAX_SEGMENTS, SEGMENT_BYTES
@@ -106,7 +106,7 @@ class Space:
         self.total_bytes = opened.account.total()
         self.written_today = opened.account.written_today(self.limits.writes_per_day)
 
-    def append(self, opened: OpenedFolder, entry: Entry, data: Encoded) -> None:
+    def append(self, opened: OpenedFolder, entry: IndexEntry, data: Encoded) -> None:
         """Append a record to the active segment, or to a new one, and index the record."""
         state = opened.states.get(opened.active)
         is_full = state is not None and state.end + len(data) > self._segment_bytes
@@ -279,7 +279,7 @@ class Space:
                 self.append(opened, replace(entry), data)
         return True
 
-    def _rescued(self, opened: OpenedFolder, victim: Victim) -> list[tuple[Entry, Encoded]]:
+    def _rescued(self, opened: OpenedFolder, victim: Victim) -> list[tuple[IndexEntry, Encoded]]:
         """Return the records of a segment that are worth far more than their neighbours."""
         now = self._now()
         with self._lock:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.access import FolderAccess
 from mlx_worker.kv_disk.account import AccountBusy
-from mlx_worker.kv_disk.files.index import Entry, new_entry
+from mlx_worker.kv_disk.files.index import IndexEntry, new_entry
 from mlx_worker.kv_disk.files.payload import BadRecord
 from mlx_worker.kv_disk.files.records import Mark, encode
-from mlx_worker.kv_disk.reports import Outcome, Statistics
+from mlx_worker.kv_disk.reports import Statistics, StoreOutcome
 from mlx_worker.kv_disk.space import free_bytes_of
 
 if TYPE_CHECKING:
@@ -70,45 +70,45 @@ class DiskStore:
 
     # --- storing ---
 
-    def put(self, record: Record, *, essential: bool = False) -> Outcome:
+    def put(self, record: Record, *, essential: bool = False) -> StoreOutcome:
         """Store a record. `essential` ones are stored even over the day's budget of bytes."""
         with self._folder.writing:
             self._folder.heal()
             opened = self._folder.opened
             if opened is None or not self._folder.availability.can_write:
-                return Outcome.OFF
+                return StoreOutcome.OFF
             try:
                 outcome = self._put(opened, record, essential=essential)
             except AccountBusy:
-                return Outcome.BUSY
+                return StoreOutcome.BUSY
             except (ValueError, OverflowError, struct.error):  # BadRecord, and what no field holds
-                return Outcome.REFUSED
+                return StoreOutcome.REFUSED
             except (OSError, StorageError) as error:
                 self._folder.availability.switch_off(error)
-                return Outcome.OFF
-            if outcome is Outcome.STORED:
+                return StoreOutcome.OFF
+            if outcome is StoreOutcome.STORED:
                 self._folder.availability.on_written()
             return outcome
 
-    def _put(self, opened: OpenedFolder, record: Record, *, essential: bool) -> Outcome:
+    def _put(self, opened: OpenedFolder, record: Record, *, essential: bool) -> StoreOutcome:
         if opened.index.get(record.address) is not None:
-            return Outcome.KNOWN
+            return StoreOutcome.KNOWN
         if opened.index.is_orphan(record.address.kind, record.start, record.parent):
-            return Outcome.ORPHAN
+            return StoreOutcome.ORPHAN
         data = encode(self._folder.identity.digest, record)
         opened.check_path()
         with opened.account.held():
             if not essential and self._folder.space.is_day_over(opened, len(data)):
-                return Outcome.DAY
+                return StoreOutcome.DAY
             least = None if essential else record.seconds / len(data)
             if not self._folder.space.make_room(opened, len(data), least):
-                return Outcome.FULL
+                return StoreOutcome.FULL
             if opened.index.is_orphan(record.address.kind, record.start, record.parent):
-                return Outcome.ORPHAN  # the room was made of the chunk before
+                return StoreOutcome.ORPHAN  # the room was made of the chunk before
             self._folder.space.append(
                 opened, new_entry(record, len(data), self._folder.now()), data
             )
-        return Outcome.STORED
+        return StoreOutcome.STORED
 
     # --- finding ---
 
@@ -194,7 +194,7 @@ class DiskStore:
                     yield parsed
 
     def _load(
-        self, opened: OpenedFolder, entry: Entry, parse: Callable[[Address, Payload], T]
+        self, opened: OpenedFolder, entry: IndexEntry, parse: Callable[[Address, Payload], T]
     ) -> T | None:
         """Read a record; one that is not right is deleted."""
         try:

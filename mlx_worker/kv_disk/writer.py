@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from mlx_worker.kv_disk.files.payload import nbytes_of
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +142,7 @@ class DiskWriter:
                 if item is None:
                     self._store.maintain()
                 else:
-                    is_lost = self._store.put(item[0], essential=item[1]) is Outcome.BUSY
+                    is_lost = self._store.put(item[0], essential=item[1]) is StoreOutcome.BUSY
             except Exception:  # a defect costs one record, not all that come after
                 log.exception("KV could not be written to disk")
                 is_lost = item is not None

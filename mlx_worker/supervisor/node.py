@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mlx_worker.supervisor.process.lifecycle import Timings
     from mlx_worker.supervisor.process.restart_policy import RestartPolicy
     from mlx_worker.supervisor.requests.resume_policy import ResumePolicy
-    from mlx_worker.supervisor.starter import FolderAccess, Preparation
+    from mlx_worker.supervisor.starter import ModelFolderAccess, Preparation
 
 TRANSIENT = (State.STARTING, State.LOADING, State.STOPPING, State.KILLING)
 """States of a child that starts a process, or is about to."""
@@ -58,7 +58,7 @@ class Node:
         standby: StandbyPolicy,
         memory_limit: int,
         launcher: Launcher,
-        folders: FolderAccess,
+        folders: ModelFolderAccess,
         cache: CacheConfig,
         prepared: Preparation | None = None,
     ) -> None:
@@ -195,7 +195,7 @@ class Node:
     def reload(
         self,
         planned: Sequence[PlannedModel],
-        folders: FolderAccess,
+        folders: ModelFolderAccess,
         *,
         is_disk_changed: bool = False,
     ) -> Changes:

@@ -41,7 +41,7 @@ IN_ORDER = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class FolderAccess:
+class ModelFolderAccess:
     """How models' folders are found and read. Both calls may block; both run in daemon threads.
 
     `inspect` raises WorkerError where the folder cannot be used; `places` are the paths where the
@@ -74,7 +74,7 @@ class Starter:
 
     def __init__(
         self,
-        access: FolderAccess,
+        access: ModelFolderAccess,
         placement: Placement,
         timings: Timings,
         pause: PauseDetector,

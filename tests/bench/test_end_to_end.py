@@ -30,7 +30,7 @@ from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.prefix import Prefix
 from mlx_worker.bench.scenarios.restart_prefix import RestartPrefix
 from mlx_worker.bench.scenarios.sessions import Sessions
-from mlx_worker.bench.scenarios.speculation import Speculation, Trace
+from mlx_worker.bench.scenarios.speculation import SpeculationGain, Trace
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.scenarios.two_models import TwoModels
@@ -226,7 +226,7 @@ def test_what_is_on_disk_is_used_in_the_second_life(nano: Path, scenario: AnySce
 def test_drafts_are_measured_against_none_for_each_trace(nano: Path) -> None:
     traces: list[Trace] = ["edit", "json", "prose"]
     scenarios: dict[str, AnyScenario] = {
-        trace: Speculation(trace=trace, rows=(1, 2), requests=1, tokens=24) for trace in traces
+        trace: SpeculationGain(trace=trace, rows=(1, 2), requests=1, tokens=24) for trace in traces
     }
     targets = [StartedNode(speculation="on"), StartedNode(speculation="off")]
     measurements = list(measured(Plan(scenarios, targets, 1, "seed", lambda _: nano)))

@@ -16,12 +16,12 @@ from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, single
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.keys import KvIdentity
 
 ID, OTHER_ID = IDENTITY.digest.hex(), OTHER.digest.hex()
 
 
-def store(disk: Disk, identity: Identity, model: str | None, *, count: int = 3) -> None:
+def store(disk: Disk, identity: KvIdentity, model: str | None, *, count: int = 3) -> None:
     at_rest = disk.open(identity)
     for number in range(count):
         at_rest.put(single(number))

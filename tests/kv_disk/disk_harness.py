@@ -6,8 +6,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from mlx_worker.kv_disk.files.keys import Identity, Link, chain
-from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
+from mlx_worker.kv_disk.files.keys import KvIdentity, Link, chain
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, LayerBytes, LayerFamily, Payload
 from mlx_worker.kv_disk.files.records import Address, Kind, Record
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
-IDENTITY = Identity("weights", "0.32.4", "0.32.2", ("KVCache",), "bfloat16")
-OTHER = Identity("other weights", "0.32.4", "0.32.2", ("KVCache",), "bfloat16")
+IDENTITY = KvIdentity("weights", "0.32.4", "0.32.2", ("KVCache",), "bfloat16")
+OTHER = KvIdentity("other weights", "0.32.4", "0.32.2", ("KVCache",), "bfloat16")
 
 
 def payload_of(key: bytes, nbytes: int = 64) -> Payload:
     """Bytes that follow from the key: what a key must give back."""
     data = (key * (nbytes // len(key) + 1))[:nbytes]
     array = ArrayBytes(Dtype.UINT8, (1, 1, 1, nbytes), data)
-    return (LayerBytes(Family.FULL, (), (array, None)), LayerBytes(Family.NONE))
+    return (LayerBytes(LayerFamily.FULL, (), (array, None)), LayerBytes(LayerFamily.NONE))
 
 
 def record_of(
@@ -88,7 +88,7 @@ class Disk:
 
     def open(
         self,
-        identity: Identity = IDENTITY,
+        identity: KvIdentity = IDENTITY,
         *,
         capacity: int = 16 * MIB,
         writes_per_day: int = 1 << 40,

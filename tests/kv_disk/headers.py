@@ -10,12 +10,12 @@ from mlx_worker.kv_disk.files.segments import Segments
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlx_worker.kv_disk.files.records import Header, Kind
+    from mlx_worker.kv_disk.files.records import Kind, RecordHeader
 
 
-def headers_below(root: Path) -> list[Header]:
+def headers_below(root: Path) -> list[RecordHeader]:
     """Return the headers of all records below the folder of the cache."""
-    found: list[Header] = []
+    found: list[RecordHeader] = []
     for path in root.glob("*/"):
         descriptor = os.open(path, os.O_RDONLY)
         segments = Segments(descriptor, bytes.fromhex(path.name))

@@ -16,12 +16,12 @@ import pytest
 
 from mlx_worker.kv_disk.account import DAY
 from mlx_worker.kv_disk.availability import RETRY_SECONDS
-from mlx_worker.kv_disk.files.index import Entry, Index, SegmentState, new_entry
+from mlx_worker.kv_disk.files.index import Index, IndexEntry, SegmentState, new_entry
 from mlx_worker.kv_disk.files.keys import chain
-from mlx_worker.kv_disk.files.payload import ArrayBytes, BadRecord, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.payload import ArrayBytes, BadRecord, Dtype, LayerBytes, LayerFamily
 from mlx_worker.kv_disk.files.records import FORMAT, HEADER_BYTES, MARK_OFFSET, Kind, encode
 from mlx_worker.kv_disk.files.saved_index import dump, parse, parse_segments
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 from tests.kv_disk.disk_harness import IDENTITY, Disk, bytes_below, is_right, record_of, single
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ MAKERS = [make_fifo, make_endless_link, make_full_folder, make_second_name, make
 
 def filled(disk: Disk) -> None:
     store = disk.open()
-    assert {store.put(record) for record in KEPT} == {Outcome.STORED}
+    assert {store.put(record) for record in KEPT} == {StoreOutcome.STORED}
     store.close()
 
 
@@ -104,10 +104,10 @@ def test_what_has_the_name_of_a_file_is_not_used(
         store.maintain()
         disk.monotonic += RETRY_SECONDS
     assert is_right(single(9), store.get(single(9).address)) == (
-        outcome in {Outcome.STORED, Outcome.KNOWN}
+        outcome in {StoreOutcome.STORED, StoreOutcome.KNOWN}
     )
     if not is_open:
-        assert (outcome is Outcome.OFF) == (name in ESSENTIAL)
+        assert (outcome is StoreOutcome.OFF) == (name in ESSENTIAL)
     store.verify()
     store.close()
     assert len([line for line in disk.lines if "on again" not in line]) <= 1, disk.lines
@@ -127,7 +127,7 @@ def test_a_folder_with_files_and_an_empty_format_is_left_alone(disk: Disk) -> No
     filled(disk)
     (disk.folder / "format").write_bytes(b"")
     store = disk.open()
-    assert store.put(single(9)) is Outcome.OFF
+    assert store.put(single(9)) is StoreOutcome.OFF
     store.close()
     assert len(disk.lines) == 1
     assert "left alone" in disk.lines[0]
@@ -180,7 +180,7 @@ def test_a_forged_header_hides_what_lies_behind_and_no_more(
         found is None or is_right(record, found)
         for record, found in zip(KEPT[2:], found[2:], strict=True)
     )
-    assert store.put(KEPT[1]) is Outcome.STORED
+    assert store.put(KEPT[1]) is StoreOutcome.STORED
     assert is_right(KEPT[1], store.get(KEPT[1].address))
     store.close()
     store = disk.open()
@@ -207,7 +207,7 @@ ENTRY = replace(new_entry(single(1), 500, 0.0), segment=1)
         replace(ENTRY, stop=0xFFFFFFFF),
     ],
 )
-def test_a_saved_index_of_impossible_numbers_is_not_believed(entry: Entry) -> None:
+def test_a_saved_index_of_impossible_numbers_is_not_believed(entry: IndexEntry) -> None:
     index = Index()
     index.add(entry)
     content = b"".join(dump(IDENTITY.digest, index, {1: SegmentState(1000, 0)}, 0.0))
@@ -230,7 +230,7 @@ def test_a_segment_with_the_highest_number_leaves_room_for_others(disk: Disk) ->
     for _ in range(2):
         store = disk.open(segment_bytes=300)
         for number in range(10, 14):
-            assert store.put(single(number)) in {Outcome.STORED, Outcome.KNOWN}
+            assert store.put(single(number)) in {StoreOutcome.STORED, StoreOutcome.KNOWN}
             assert is_right(single(number), store.get(single(number).address))
         store.close()
     assert {len(path.name) for path in disk.segments} == {len("00000001.seg")}
@@ -242,16 +242,17 @@ def test_a_segment_with_the_highest_number_leaves_room_for_others(disk: Disk) ->
         replace(single(1), seconds=math.nan),
         replace(single(1), seconds=math.inf),
         replace(single(1), stop=1 << 40),
-        replace(single(1), payload=(LayerBytes(Family.FULL, (1 << 63,)),)),
+        replace(single(1), payload=(LayerBytes(LayerFamily.FULL, (1 << 63,)),)),
         replace(
-            single(1), payload=(LayerBytes(Family.FULL, (), (ArrayBytes(Dtype.INT8, (9,), b""),)),)
+            single(1),
+            payload=(LayerBytes(LayerFamily.FULL, (), (ArrayBytes(Dtype.INT8, (9,), b""),)),),
         ),
     ],
 )
 def test_what_no_file_can_hold_is_refused(disk: Disk, record: object) -> None:
     store = disk.open()
-    assert store.put(record) is Outcome.REFUSED  # type: ignore[arg-type]
-    assert store.put(single(2)) is Outcome.STORED
+    assert store.put(record) is StoreOutcome.REFUSED  # type: ignore[arg-type]
+    assert store.put(single(2)) is StoreOutcome.STORED
     store.close()
     assert disk.lines == []
 
@@ -267,7 +268,7 @@ def test_a_place_that_cannot_be_read_costs_one_record(disk: Disk) -> None:
     found = [store.get(record.address) for record in KEPT]
     assert [is_right(*pair) for pair in zip(KEPT, found, strict=True)] == [True, False, True, True]
     assert store.statistics.corrupt == 1
-    assert store.put(KEPT[1]) is Outcome.STORED
+    assert store.put(KEPT[1]) is StoreOutcome.STORED
     assert is_right(KEPT[1], store.get(KEPT[1].address))
     store.close()
     disk.lose_index()
@@ -284,7 +285,7 @@ def test_a_header_that_cannot_be_read_costs_the_rest_of_its_segment(disk: Disk) 
     disk.unreadable = range(size, size + 1)
     store = disk.open()
     assert [store.contains(record.address) for record in KEPT] == [True, False, False, False]
-    assert store.put(KEPT[1]) is Outcome.STORED
+    assert store.put(KEPT[1]) is StoreOutcome.STORED
     store.close()
     assert disk.lines == []
 
@@ -296,7 +297,7 @@ def test_a_volume_that_fills_in_the_middle_of_a_record_keeps_the_others(
     filled(disk)
     store = disk.open()
     disk.error, disk.torn_bytes = errno.ENOSPC, part
-    assert store.put(single(9)) is Outcome.OFF
+    assert store.put(single(9)) is StoreOutcome.OFF
     twin = Disk(disk.folder.with_name("after a crash"))
     shutil.copytree(disk.folder, twin.folder, symlinks=True)
     twin.folder.chmod(0o700)
@@ -319,12 +320,12 @@ def test_a_volume_that_vanishes_in_the_middle_of_a_write_is_found_again(disk: Di
     disk.before_write = lambda _: disk.folder.rename(away)
     store.put(single(8))
     disk.before_write = int
-    assert [store.put(single(9)), store.put(single(9))] == [Outcome.OFF] * 2
+    assert [store.put(single(9)), store.put(single(9))] == [StoreOutcome.OFF] * 2
     assert len(disk.lines) == 1
     away.rename(disk.folder)
     disk.monotonic += RETRY_SECONDS
     store.maintain()
-    assert store.put(single(9)) is Outcome.STORED
+    assert store.put(single(9)) is StoreOutcome.STORED
     for record in [*KEPT, single(8), single(9)]:
         assert is_right(record, store.get(record.address))
     store.close()
@@ -337,7 +338,7 @@ def test_a_device_that_is_gone_turns_the_tier_off_with_one_line(disk: Disk, code
     store = disk.open()
     disk.error = code
     for number in range(10, 14):
-        assert store.put(single(number)) is Outcome.OFF
+        assert store.put(single(number)) is StoreOutcome.OFF
         assert store.get(KEPT[0].address) is None
     store.close()
     assert len(disk.lines) == 1
@@ -354,7 +355,7 @@ def test_a_clock_that_jumps_changes_neither_bytes_nor_bounds(disk: Disk, step: i
         store.put(single(number, nbytes=2000))
     disk.time += step
     for number in range(20, 40):
-        assert store.put(single(number, nbytes=2000), essential=True) is Outcome.STORED
+        assert store.put(single(number, nbytes=2000), essential=True) is StoreOutcome.STORED
         assert bytes_below(disk.folder) <= capacity
     store.close()
     store = disk.open(capacity=capacity)
@@ -373,9 +374,9 @@ def test_a_writer_that_is_stopped_holds_no_other_up_for_long(disk: Disk) -> None
     store = disk.open()
     with (disk.folder / "account").open() as account:
         fcntl.flock(account, fcntl.LOCK_EX)
-        assert store.put(single(8)) is Outcome.BUSY
+        assert store.put(single(8)) is StoreOutcome.BUSY
         assert is_right(KEPT[0], store.get(KEPT[0].address))
-    assert store.put(single(8)) is Outcome.STORED
+    assert store.put(single(8)) is StoreOutcome.STORED
     store.close()
     assert disk.lines == []
 

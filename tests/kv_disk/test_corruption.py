@@ -15,7 +15,7 @@ import pytest
 
 from mlx_worker.kv_disk.files.keys import chain
 from mlx_worker.kv_disk.files.records import FORMAT, HEADER_BYTES, Address, Kind, encode
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 from tests.kv_disk.disk_harness import (
     IDENTITY,
     OTHER,
@@ -54,7 +54,7 @@ def sound(tmp_path: Path) -> Iterator[Disk]:
 def made_sound(disk: Disk) -> Disk:
     for identity in (OTHER, IDENTITY):
         store = disk.open(identity, capacity=CAPACITY, segment_bytes=1000)
-        assert {store.put(record) for record in RECORDS} == {Outcome.STORED}
+        assert {store.put(record) for record in RECORDS} == {StoreOutcome.STORED}
         store.close()
     assert len(disk.segments) > 4
     return disk
@@ -245,7 +245,7 @@ def test_a_write_cut_at_any_byte_leaves_what_was_there_before(disk: Disk, step: 
         store = disk.open()
         assert is_right(before, store.get(before.address)), end
         assert store.get(cut.address) is None
-        assert store.put(cut) is Outcome.STORED
+        assert store.put(cut) is StoreOutcome.STORED
         store.close()
         store = disk.open()
         assert is_right(before, store.get(before.address))
@@ -274,6 +274,6 @@ def test_weights_of_another_model_under_the_same_name_find_nothing(sound: Disk) 
     other.rename(own)
     store = sound.open(capacity=CAPACITY)
     assert all(store.get(record.address) is None for record in RECORDS)
-    assert store.put(single(1)) is Outcome.STORED
+    assert store.put(single(1)) is StoreOutcome.STORED
     assert store.get(Address(Kind.DELTA, OTHER.seed)) is None
     store.close()

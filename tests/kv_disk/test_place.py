@@ -9,7 +9,7 @@ import pytest
 from mlx_worker.config.schema import CacheConfig
 from mlx_worker.config.sizes import Size
 from mlx_worker.kv_disk.place import FOLDER_VARIABLE, MOST_BY_DEFAULT, capacity_of, kv_folder
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 from mlx_worker.kv_disk.space import Limits
 from mlx_worker.kv_disk.store import DiskStore
 from tests.kv_disk.disk_harness import IDENTITY, single
@@ -43,5 +43,5 @@ def test_a_volume_that_is_full_has_a_bound_that_a_store_takes(tmp_path: Path) ->
     store = DiskStore(
         tmp_path / "kv", IDENTITY, Limits(capacity, GB, GB), report=print, free_bytes=lambda _: 0
     )
-    assert store.put(single(1)) is Outcome.FULL
+    assert store.put(single(1)) is StoreOutcome.FULL
     store.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from mlx_worker.kv_disk.reader import DiskReader, Loaded
+from mlx_worker.kv_disk.reader import DiskReader, ReadRecord
 from tests.kv_disk.disk_harness import Disk, is_right, single
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def start(reader: DiskReader, records: list[Record], size: int = 64) -> DiskRead
     return reader.read([record.address for record in records], [size] * len(records))
 
 
-def take_all(reader: DiskReader, read: DiskRead, woken: Woken, count: int) -> list[Loaded]:
-    found: list[Loaded] = []
+def take_all(reader: DiskReader, read: DiskRead, woken: Woken, count: int) -> list[ReadRecord]:
+    found: list[ReadRecord] = []
     while len(found) < count:
         woken.wait()
         while (loaded := reader.take(read)) is not None:

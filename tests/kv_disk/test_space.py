@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mlx_worker.kv_disk.account import DAY
 from mlx_worker.kv_disk.files.index import HALF_LIFE
 from mlx_worker.kv_disk.files.keys import chain
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 from mlx_worker.kv_disk.space import NEED_SECONDS, Limits
 from tests.kv_disk.disk_harness import (
     IDENTITY,
@@ -112,7 +112,7 @@ def test_bounds_that_no_folder_can_keep_are_refused(bounds: dict[str, int]) -> N
 def test_a_record_larger_than_the_bound_evicts_nothing(disk: Disk) -> None:
     store = disk.open(capacity=64 * KIB)
     store.put(single(1))
-    assert store.put(single(2, nbytes=65 * KIB), essential=True) is Outcome.FULL
+    assert store.put(single(2, nbytes=65 * KIB), essential=True) is StoreOutcome.FULL
     assert store.contains(single(1).address)
     store.close()
 
@@ -141,10 +141,10 @@ def test_free_bytes_are_kept_also_where_others_fill_the_volume(disk: Disk) -> No
     store.maintain()
     assert disk.volume - disk.foreign_bytes - bytes_below(disk.folder) >= 256 * KIB
     disk.foreign_bytes = 900 * KIB
-    assert store.put(single(200), essential=True) is Outcome.FULL
+    assert store.put(single(200), essential=True) is StoreOutcome.FULL
     assert bytes_below(disk.folder) < KIB
     disk.foreign_bytes = 0
-    assert store.put(single(201)) is Outcome.STORED
+    assert store.put(single(201)) is StoreOutcome.STORED
     assert disk.lines == []
     store.close()
 
@@ -171,7 +171,7 @@ def test_uses_of_long_ago_count_less(disk: Disk) -> None:
         store.get(single(0).address)
     disk.time += 20 * HALF_LIFE
     for number in range(1, 60):
-        assert store.put(single(number, nbytes=8 * KIB)) is Outcome.STORED
+        assert store.put(single(number, nbytes=8 * KIB)) is StoreOutcome.STORED
     assert not store.contains(single(0).address)
     store.close()
 
@@ -186,7 +186,7 @@ def test_a_prefix_outlives_the_prompts_that_go_on_from_it(disk: Disk) -> None:
         disk.time += 60
         store.get(first.address)
         last = record_of(chain(IDENTITY, [*shared, number])[1], nbytes=8 * KIB)
-        assert store.put(last) is Outcome.STORED
+        assert store.put(last) is StoreOutcome.STORED
     assert store.contains(first.address)
     store.close()
 
@@ -201,7 +201,7 @@ def test_what_is_worth_far_more_than_its_neighbours_survives_them(disk: Disk) ->
     number = 1000
     while store.contains(single(1).address):
         number += 1
-        assert store.put(single(number, nbytes=2 * KIB)) is Outcome.STORED
+        assert store.put(single(number, nbytes=2 * KIB)) is StoreOutcome.STORED
     assert is_right(single(0, nbytes=2 * KIB), store.get(single(0).address))
     assert not any(store.contains(single(cold).address) for cold in range(1, 14))
     store.close()
@@ -214,14 +214,17 @@ def test_what_is_worth_far_more_than_its_neighbours_survives_them(disk: Disk) ->
 def test_nothing_is_evicted_for_what_is_worth_less(disk: Disk) -> None:
     store = disk.open(capacity=128 * KIB)
     number = 0
-    while store.put(single(number, nbytes=8 * KIB, seconds=100)) is Outcome.STORED:
+    while store.put(single(number, nbytes=8 * KIB, seconds=100)) is StoreOutcome.STORED:
         number += 1
         if store.statistics.evicted_segments:
             break
     held = store.statistics.records
-    assert store.put(single(1000, nbytes=8 * KIB, seconds=0.001)) is Outcome.FULL
+    assert store.put(single(1000, nbytes=8 * KIB, seconds=0.001)) is StoreOutcome.FULL
     assert store.statistics.records == held
-    assert store.put(single(1000, nbytes=8 * KIB, seconds=0.001), essential=True) is Outcome.STORED
+    assert (
+        store.put(single(1000, nbytes=8 * KIB, seconds=0.001), essential=True)
+        is StoreOutcome.STORED
+    )
     store.close()
 
 
@@ -249,13 +252,13 @@ def test_identities_at_rest_make_room_and_those_in_use_do_not(disk: Disk) -> Non
 def test_the_days_budget_holds_for_all_but_the_essential(disk: Disk) -> None:
     store = disk.open(writes_per_day=100 * KIB)
     outcomes = [store.put(single(number, nbytes=30 * KIB)) for number in range(5)]
-    assert outcomes == [Outcome.STORED] * 3 + [Outcome.DAY] * 2
-    assert store.put(single(10, nbytes=30 * KIB), essential=True) is Outcome.STORED
+    assert outcomes == [StoreOutcome.STORED] * 3 + [StoreOutcome.DAY] * 2
+    assert store.put(single(10, nbytes=30 * KIB), essential=True) is StoreOutcome.STORED
     store.close()
     store = disk.open(writes_per_day=100 * KIB)
-    assert store.put(single(11, nbytes=KIB)) is Outcome.DAY
+    assert store.put(single(11, nbytes=KIB)) is StoreOutcome.DAY
     disk.time += DAY
-    assert store.put(single(11, nbytes=KIB)) is Outcome.STORED
+    assert store.put(single(11, nbytes=KIB)) is StoreOutcome.STORED
     assert store.statistics.written_today < 3 * KIB
     store.close()
 
@@ -265,10 +268,10 @@ def test_a_clock_that_goes_back_gives_no_new_budget(disk: Disk, back: int) -> No
     store = disk.open(writes_per_day=100 * KIB)
     store.put(single(0, nbytes=99 * KIB))
     disk.time -= back
-    assert store.put(single(1, nbytes=10 * KIB)) is Outcome.DAY
-    assert store.put(single(2), essential=True) is Outcome.STORED
+    assert store.put(single(1, nbytes=10 * KIB)) is StoreOutcome.DAY
+    assert store.put(single(2), essential=True) is StoreOutcome.STORED
     disk.time += 2 * DAY
-    assert store.put(single(1, nbytes=10 * KIB)) is Outcome.STORED
+    assert store.put(single(1, nbytes=10 * KIB)) is StoreOutcome.STORED
     store.close()
 
 
@@ -281,11 +284,11 @@ def test_a_damaged_account_spends_the_day_and_no_more(noise: bytes) -> None:
         store = disk.open(writes_per_day=100 * KIB)
         store.put(single(0))
         (disk.folder / "account").write_bytes(noise)
-        expected = Outcome.DAY if noise else Outcome.STORED
+        expected = StoreOutcome.DAY if noise else StoreOutcome.STORED
         assert store.put(single(1)) is expected
         store.put(single(2), essential=True)
         disk.time += DAY
-        assert store.put(single(3)) is Outcome.STORED
+        assert store.put(single(3)) is StoreOutcome.STORED
         store.close()
         assert disk.lines == []
 
@@ -304,7 +307,7 @@ def fill(store: DiskStore, records: list[Record]) -> None:
     for record in records:
         store.put(record)
     for number in itertools.count(5000):
-        if store.put(single(number, nbytes=1, seconds=1e-9)) is Outcome.FULL:
+        if store.put(single(number, nbytes=1, seconds=1e-9)) is StoreOutcome.FULL:
             return
 
 
@@ -315,7 +318,7 @@ def test_a_full_folder_gives_room_to_what_is_worth_more(disk: Disk) -> None:
     cheap = [single(number, nbytes=KIB, seconds=1.0) for number in range(100)]
     fill(first, cheap)
     dear = [single(1000 + number, nbytes=KIB, seconds=5.0) for number in range(100)]
-    assert second.put(dear[0]) is Outcome.FULL
+    assert second.put(dear[0]) is StoreOutcome.FULL
     for _ in range(20):
         first.maintain()
         for record in dear[:60]:
@@ -331,7 +334,7 @@ def test_a_full_folder_keeps_what_is_worth_more(disk: Disk) -> None:
     fill(first, [single(number, nbytes=KIB, seconds=5.0) for number in range(100)])
     kept = first.statistics.records
     for number in range(100):
-        assert second.put(single(1000 + number, nbytes=KIB, seconds=1.0)) is Outcome.FULL
+        assert second.put(single(1000 + number, nbytes=KIB, seconds=1.0)) is StoreOutcome.FULL
         first.maintain()
     assert first.statistics.records == kept
 
@@ -355,10 +358,10 @@ def test_a_record_as_large_as_the_folder_is_stored_after_room_was_made(disk: Dis
     capacity = 64 * KIB
     first, second = disk.open(capacity=capacity), disk.open(OTHER, capacity=capacity)
     fill(first, [single(number, nbytes=KIB, seconds=1.0) for number in range(100)])
-    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is Outcome.FULL
+    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is StoreOutcome.FULL
     first.maintain()
     large = single(2000, nbytes=62 * KIB)
-    assert first.put(large, essential=True) is Outcome.STORED
+    assert first.put(large, essential=True) is StoreOutcome.STORED
     assert is_right(large, first.get(large.address))
 
 
@@ -367,12 +370,12 @@ def test_a_need_of_room_is_forgotten(disk: Disk) -> None:
     first, second = disk.open(capacity=capacity), disk.open(OTHER, capacity=capacity)
     fill(first, [single(number, nbytes=KIB, seconds=1.0) for number in range(100)])
     kept = first.statistics.records
-    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is Outcome.FULL
+    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is StoreOutcome.FULL
     disk.time += 2 * NEED_SECONDS
     first.maintain()
     assert first.statistics.records == kept
-    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is Outcome.FULL
+    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is StoreOutcome.FULL
     second.maintain()  # hears no need of its own
     first.maintain()
     assert first.statistics.records < kept
-    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is Outcome.STORED
+    assert second.put(single(1000, nbytes=KIB, seconds=5.0)) is StoreOutcome.STORED

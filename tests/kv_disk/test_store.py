@@ -11,9 +11,9 @@ import pytest
 
 from mlx_worker.kv_disk.availability import RETRY_SECONDS
 from mlx_worker.kv_disk.files.keys import chain
-from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, LayerBytes, LayerFamily
 from mlx_worker.kv_disk.files.records import Kind
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 from mlx_worker.kv_disk.store import SAVE_SECONDS
 from tests.kv_disk.disk_harness import IDENTITY, Disk, is_right, record_of, single
 
@@ -23,8 +23,8 @@ RECORDS = [record_of(link) for link in chain(IDENTITY, list(range(700)))]
 @pytest.mark.parametrize("has_index", [True, False])
 def test_records_are_found_after_a_restart(disk: Disk, has_index: bool) -> None:
     store = disk.open()
-    assert {store.put(record) for record in RECORDS} == {Outcome.STORED}
-    assert store.put(RECORDS[0]) is Outcome.KNOWN
+    assert {store.put(record) for record in RECORDS} == {StoreOutcome.STORED}
+    assert store.put(RECORDS[0]) is StoreOutcome.KNOWN
     store.close()
     if not has_index:
         disk.lose_index()
@@ -67,8 +67,8 @@ def test_a_saved_index_is_not_believed_over_the_segment(disk: Disk) -> None:
 
 def test_a_chunk_without_the_chunk_before_is_refused(disk: Disk) -> None:
     store = disk.open()
-    assert store.put(RECORDS[1]) is Outcome.ORPHAN
-    assert store.put(record_of(chain(IDENTITY, [1])[0], kind=Kind.STATE)) is Outcome.STORED
+    assert store.put(RECORDS[1]) is StoreOutcome.ORPHAN
+    assert store.put(record_of(chain(IDENTITY, [1])[0], kind=Kind.STATE)) is StoreOutcome.STORED
     store.close()
 
 
@@ -97,7 +97,7 @@ def test_clear_leaves_nothing(disk: Disk) -> None:
     store.clear()
     assert disk.segments == []
     assert store.statistics.records == store.statistics.nbytes == 0
-    assert store.put(single(1)) is Outcome.STORED
+    assert store.put(single(1)) is StoreOutcome.STORED
     store.close()
 
 
@@ -166,10 +166,10 @@ def test_reads_beside_writes_and_evictions_are_right(disk: Disk) -> None:
 
 def test_a_record_of_more_arrays_than_one_write_takes_is_read_back(disk: Disk) -> None:
     arrays = tuple(ArrayBytes(Dtype.UINT8, (2,), bytes([place, 1])) for place in range(12))
-    payload = (LayerBytes(Family.ARRAYS, (), arrays),) * 100
+    payload = (LayerBytes(LayerFamily.ARRAYS, (), arrays),) * 100
     record = replace(single(1), payload=payload)
     store = disk.open()
-    assert store.put(record) is Outcome.STORED
+    assert store.put(record) is StoreOutcome.STORED
     assert is_right(record, store.get(record.address))
     store.close()
 
@@ -178,11 +178,11 @@ def test_a_disk_that_takes_a_few_bytes_at_a_time_gets_all_of_them(disk: Disk) ->
     disk.most_bytes = 7
     store = disk.open()
     for number in range(5):
-        assert store.put(single(number)) is Outcome.STORED
+        assert store.put(single(number)) is StoreOutcome.STORED
     assert all(is_right(single(number), store.get(single(number).address)) for number in range(5))
     disk.most_bytes = 0
     disk.monotonic += 1
-    assert store.put(single(9)) is Outcome.OFF
+    assert store.put(single(9)) is StoreOutcome.OFF
     assert len(disk.lines) == 1
     store.close()
 
@@ -197,17 +197,17 @@ def test_a_failing_disk_turns_the_tier_off_with_one_line_until_it_heals(
     store = disk.open()
     store.put(single(1))
     disk.error = code
-    assert [store.put(single(number)) for number in (2, 3)] == [Outcome.OFF, Outcome.OFF]
+    assert [store.put(single(number)) for number in (2, 3)] == [StoreOutcome.OFF, StoreOutcome.OFF]
     disk.monotonic += RETRY_SECONDS
-    assert store.put(single(4)) is Outcome.OFF
+    assert store.put(single(4)) is StoreOutcome.OFF
     assert len(disk.lines) == 1
     assert store.statistics.off
     readable = code != errno.EIO
     assert is_right(single(1), store.get(single(1).address)) == readable
     disk.error = None
-    assert store.put(single(5)) is Outcome.OFF
+    assert store.put(single(5)) is StoreOutcome.OFF
     disk.monotonic += RETRY_SECONDS
-    assert store.put(single(6)) is Outcome.STORED
+    assert store.put(single(6)) is StoreOutcome.STORED
     assert len(disk.lines) == 2
     assert "on again" in disk.lines[1]
     assert not store.statistics.off
@@ -227,7 +227,7 @@ def test_a_tier_without_records_to_write_is_on_again_when_the_disk_heals(
     store = disk.open()
     store.put(single(1))
     disk.error = code
-    assert store.put(single(2)) is Outcome.OFF
+    assert store.put(single(2)) is StoreOutcome.OFF
     disk.monotonic += RETRY_SECONDS
     store.maintain()
     assert store.statistics.off
@@ -252,17 +252,17 @@ def test_a_vanished_volume_is_not_written_beside_its_mount_point(disk: Disk) -> 
     store.put(single(1))
     away = disk.folder.with_name("away")
     disk.folder.rename(away)
-    assert store.put(single(2)) is Outcome.OFF
+    assert store.put(single(2)) is StoreOutcome.OFF
     disk.folder.mkdir(mode=0o700)  # the mount point without the volume
     disk.monotonic += RETRY_SECONDS
     store.maintain()
-    assert store.put(single(2)) is Outcome.OFF
+    assert store.put(single(2)) is StoreOutcome.OFF
     assert list(disk.folder.iterdir()) == []
     disk.folder.rmdir()
     away.rename(disk.folder)
     disk.monotonic += RETRY_SECONDS
     store.maintain()
-    assert store.put(single(2)) is Outcome.STORED
+    assert store.put(single(2)) is StoreOutcome.STORED
     assert is_right(single(1), store.get(single(1).address))
     assert len(disk.lines) == 2
     store.close()
@@ -280,7 +280,7 @@ def test_a_suspect_is_read_only_apart_and_used_again_after_a_trial(disk: Disk) -
     disk.lose_index()
     store = disk.open()
     assert store.statistics.quarantined == 1
-    assert store.put(single(1)) is Outcome.KNOWN
+    assert store.put(single(1)) is StoreOutcome.KNOWN
     assert not store.contains(address)
     assert store.get(address) is None
     assert is_right(single(1), store.get(address, apart=True))
@@ -303,7 +303,7 @@ def test_a_suspect_whose_trial_ends_in_a_crash_is_deleted(disk: Disk, is_told: b
     store = disk.open()
     assert store.get(address, apart=True) is None
     assert store.statistics.records == 0
-    assert store.put(single(1)) is Outcome.STORED
+    assert store.put(single(1)) is StoreOutcome.STORED
     store.close()
 
 

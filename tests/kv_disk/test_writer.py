@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 from mlx_worker.kv_disk.writer import DiskWriter, Queued
 from tests.kv_disk.disk_harness import Disk, is_right, single
 
@@ -129,7 +129,7 @@ def test_a_defect_at_one_record_costs_no_other(store: DiskStore) -> None:
 def test_a_record_that_finds_the_account_busy_is_dropped_and_counted(
     disk: Disk, store: DiskStore
 ) -> None:
-    assert store.put(single(0), essential=True) is Outcome.STORED
+    assert store.put(single(0), essential=True) is StoreOutcome.STORED
     with (disk.folder / "account").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # as a process does that was stopped meanwhile
         writer = DiskWriter(store)

@@ -24,7 +24,7 @@ from mlx_worker.supervisor.process.launch.launcher import ProcessLauncher
 from mlx_worker.supervisor.process.pause import PauseDetector
 from mlx_worker.supervisor.process.restart_policy import RestartPolicy
 from mlx_worker.supervisor.process.states import State
-from mlx_worker.supervisor.starter import FolderAccess, Starter
+from mlx_worker.supervisor.starter import ModelFolderAccess, Starter
 from tests.loop_clock import LoopClock
 from tests.supervisor_harness import (
     AT_ONCE,
@@ -60,7 +60,7 @@ class Disk:
         self.inspections: list[str] = []
         self._root = tmp_path
         self._root.mkdir(exist_ok=True)
-        self.access = FolderAccess(self._inspect, lambda _: [self._root])
+        self.access = ModelFolderAccess(self._inspect, lambda _: [self._root])
 
     def mount(self, model_id: str) -> None:
         self.missing.discard(model_id)
@@ -403,7 +403,7 @@ async def test_a_configured_template_that_is_read_after_the_start_reaches_the_pr
     def inspect(config: ModelConfig) -> ModelFolder:
         return msgspec.structs.replace(planned(config.id).inspected, chat_template="a template")
 
-    folders = FolderAccess(inspect, lambda _: [])
+    folders = ModelFolderAccess(inspect, lambda _: [])
     async with running(unseen("a"), launcher=scripted(), folders=folders) as node:
         await reached(node, "a", State.READY)
         assert node.named("a").load.chat_template == "a template"

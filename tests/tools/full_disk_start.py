@@ -20,7 +20,7 @@ import click
 from mlx_worker.bench.processes import resident_megabytes
 from mlx_worker.bench.servers.node import StartedNode
 from mlx_worker.bench.synthetic.on_demand import models
-from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, LayerBytes, LayerFamily
 from mlx_worker.kv_disk.files.records import Address, Kind, Record, encode
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def made(count: int) -> Iterator[Record]:
         place = number % CHAIN
         key = hashlib.blake2b(b"%d" % number, digest_size=32).digest()
         before = parent if place else hashlib.blake2b(b"seed", digest_size=32).digest()
-        payload = (LayerBytes(Family.FULL, (), (ArrayBytes(Dtype.UINT8, (32,), key), None)),)
+        payload = (LayerBytes(LayerFamily.FULL, (), (ArrayBytes(Dtype.UINT8, (32,), key), None)),)
         start_at = place * CHUNK
         yield Record(Address(Kind.DELTA, key), before, start_at, start_at + CHUNK, 1.0, payload)
         parent = key

@@ -23,7 +23,7 @@ from mlx_worker.config.load import load_config
 from mlx_worker.errors import InvalidRequest, WorkerError, cause_of
 from mlx_worker.logs import Entry
 from mlx_worker.models.resolve import inspect_model, model_places, unseen
-from mlx_worker.supervisor.starter import FolderAccess
+from mlx_worker.supervisor.starter import ModelFolderAccess
 from mlx_worker.system.daemon_threads import call_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ DISK_TIMEOUT: Final = 10.0
 """Seconds that the disk may take to answer."""
 
 
-def folder_access(config: Config, types: MakeTypes) -> FolderAccess:
+def folder_access(config: Config, types: MakeTypes) -> ModelFolderAccess:
     """Return how the folders of this configuration's models are found and read."""
 
     def inspect(model: ModelConfig) -> ModelFolder:
         return inspect_model(config, model, types(config))
 
-    return FolderAccess(inspect, partial(model_places, config))
+    return ModelFolderAccess(inspect, partial(model_places, config))
 
 
 class CannotReload(InvalidRequest):

@@ -19,7 +19,7 @@ from mlx_worker.bench.scenarios.many_models import ManyModels
 from mlx_worker.bench.scenarios.prefix import Prefix
 from mlx_worker.bench.scenarios.restart_prefix import RestartPrefix
 from mlx_worker.bench.scenarios.sessions import Sessions
-from mlx_worker.bench.scenarios.speculation import Speculation
+from mlx_worker.bench.scenarios.speculation import SpeculationGain
 from mlx_worker.bench.scenarios.start import Start
 from mlx_worker.bench.scenarios.streams import Streams
 from mlx_worker.bench.scenarios.two_models import TwoModels
@@ -37,7 +37,7 @@ AnyScenario: TypeAlias = (
     | Prefix
     | RestartPrefix
     | Sessions
-    | Speculation
+    | SpeculationGain
     | Start
     | Streams
     | TwoModels
@@ -63,7 +63,7 @@ NAMED: dict[str, AnyScenario] = {
     "crash": Crash(),
     "restart-prefix": RestartPrefix(),
     "disk-beside": DiskBeside(),
-    "speculation-edit": Speculation(trace="edit", synthetic="tiny"),
-    "speculation-json": Speculation(trace="json", synthetic="repeating"),
-    "speculation-prose": Speculation(trace="prose", synthetic="tiny"),
+    "speculation-edit": SpeculationGain(trace="edit", synthetic="tiny"),
+    "speculation-json": SpeculationGain(trace="json", synthetic="repeating"),
+    "speculation-prose": SpeculationGain(trace="prose", synthetic="tiny"),
 }

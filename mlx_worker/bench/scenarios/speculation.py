@@ -27,7 +27,7 @@ CHANGED_EVERY = 30
 """Words of an answer, of which its prediction has one wrong."""
 
 
-class Speculation(Scenario, frozen=True, kw_only=True):
+class SpeculationGain(Scenario, frozen=True, kw_only=True):
     """Requests of one kind, with each number of `rows` at once; sizes in words and tokens.
 
     An `edit` brings its own answer as the prediction, with some other words. `json` is to be

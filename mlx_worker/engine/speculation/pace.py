@@ -39,7 +39,7 @@ LATER_WAITS: Final = 64
 """Steps that wait before free ones are run again: what else runs on the machine changes."""
 
 
-class Kind(Enum):
+class StepKind(Enum):
     """Tell steps apart: FREE waited for no token, HELD waited in vain, WIDE reads drafts."""
 
     FREE = auto()
@@ -82,11 +82,11 @@ class StepPace:
         self.has_run_free = True
         self.waits = 0
 
-    def learn_wait(self, factor: float, kind: Kind) -> None:
+    def learn_wait(self, factor: float, kind: StepKind) -> None:
         """Learn what a step took that waited."""
-        if factor > OUTLIER * max(self.free, self.wide if kind is Kind.WIDE else self.held):
+        if factor > OUTLIER * max(self.free, self.wide if kind is StepKind.WIDE else self.held):
             return
-        if kind is Kind.HELD:
+        if kind is StepKind.HELD:
             self.held = self.held * KEPT + factor * (1 - KEPT)
         else:
             kept = KEPT if self.has_run_wide else 0.0
@@ -112,7 +112,7 @@ class Paces:
             self._known[rows] = replace(known, has_run_free=False, has_run_wide=False, waits=0)
         return self._known[rows]
 
-    def begin(self, rows: int, expected: float, kind: Kind) -> None:
+    def begin(self, rows: int, expected: float, kind: StepKind) -> None:
         """Record that a step begins, which ends the one before; `expected` are its seconds."""
         now = self._clock()
         ended, self._running = self._running, _Step(rows, expected, kind, now)
@@ -120,9 +120,9 @@ class Paces:
             self._end(ended, (now - ended.begun) / ended.expected)
         if ended is not None and ended.rows != rows:
             self._run = []
-        if kind is not Kind.FREE:
+        if kind is not StepKind.FREE:
             pace = self.of(rows)
-            pace.vain = pace.vain * KEPT + (kind is Kind.HELD) * (1 - KEPT)
+            pace.vain = pace.vain * KEPT + (kind is StepKind.HELD) * (1 - KEPT)
             excess = sum(
                 max(0.0, factor - pace.free)
                 for factor in self._run[:RUN_IN]
@@ -139,7 +139,7 @@ class Paces:
 
     def _end(self, step: _Step, factor: float) -> None:
         pace = self.of(step.rows)
-        if step.kind is not Kind.FREE:
+        if step.kind is not StepKind.FREE:
             pace.learn_wait(factor, step.kind)
             return
         self._run.append(factor)
@@ -154,5 +154,5 @@ class _Step:
 
     rows: int
     expected: float
-    kind: Kind
+    kind: StepKind
     begun: float

@@ -11,7 +11,7 @@ from mlx_worker.engine.output.prompt_scores import max_scored_tokens
 from mlx_worker.engine.speculation.drafter import Drafter
 from mlx_worker.engine.speculation.ladder import WIDTHS, WORTH, Ladder
 from mlx_worker.engine.speculation.model_trust import ModelRecord
-from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, Kind, Paces, StepPace
+from mlx_worker.engine.speculation.pace import KEPT, OUTLIER, Paces, StepKind, StepPace
 from mlx_worker.engine.speculation.rest import Rest
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class Speculation:
         `has_waited`: the tokens of the step before were read first, to draft behind them.
         """
         if self.pays(rows):
-            narrow = Kind.HELD if has_waited else Kind.FREE
-            kind = Kind.WIDE if width > 1 else narrow
+            narrow = StepKind.HELD if has_waited else StepKind.FREE
+            kind = StepKind.WIDE if width > 1 else narrow
             self._paces.begin(rows, self._ladder.cost(rows, width), kind)
 
     def plan(

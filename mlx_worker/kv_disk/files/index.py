@@ -15,7 +15,7 @@ from mlx_worker.kv_disk.files.records import Address, Kind, Mark
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mlx_worker.kv_disk.files.records import Header, Record
+    from mlx_worker.kv_disk.files.records import Record, RecordHeader
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def decay(age: float) -> float:
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class IndexEntry:
     """A record on disk. `uses` is the count at `used_at`."""
 
     address: Address
@@ -88,7 +88,7 @@ class Index:
     """Find records by address, by segment and by the record before."""
 
     def __init__(self) -> None:
-        self._entries: dict[Address, Entry] = {}
+        self._entries: dict[Address, IndexEntry] = {}
         self._of_segment: defaultdict[int, set[Address]] = defaultdict(set)
         self._after: defaultdict[bytes, set[Address]] = defaultdict(set)
         self._worth: dict[int, tuple[float, float]] = {}
@@ -100,14 +100,14 @@ class Index:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[IndexEntry]:
         return iter(self._entries.values())
 
-    def get(self, address: Address) -> Entry | None:
+    def get(self, address: Address) -> IndexEntry | None:
         """Return the record with this address, None where there is none."""
         return self._entries.get(address)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: IndexEntry) -> None:
         """Add a record; a later record with the same address replaces an earlier one."""
         if entry.address in self._entries:
             self.remove(entry.address)
@@ -118,14 +118,14 @@ class Index:
         self.nbytes += entry.length
         self.set_aside += entry.mark is not Mark.LIVE
 
-    def mark(self, entry: Entry, mark: Mark) -> None:
+    def mark(self, entry: IndexEntry, mark: Mark) -> None:
         """Change the mark of a record."""
         if entry.address in self._entries:
             self.set_aside += (mark is not Mark.LIVE) - (entry.mark is not Mark.LIVE)
         entry.mark = mark
         self._value_anew(entry)
 
-    def use(self, entry: Entry, now: float) -> None:
+    def use(self, entry: IndexEntry, now: float) -> None:
         """Count a use of a record."""
         entry.uses = entry.uses_at(now) + 1
         entry.used_at = now
@@ -143,7 +143,7 @@ class Index:
         self.nbytes -= entry.length
         self.set_aside -= entry.mark is not Mark.LIVE
 
-    def of_segment(self, number: int) -> list[Entry]:
+    def of_segment(self, number: int) -> list[IndexEntry]:
         """Return the records of a segment."""
         return [self._entries[address] for address in self._of_segment.get(number, ())]
 
@@ -163,7 +163,7 @@ class Index:
         """Return True if a chunk follows a chunk that is not on disk."""
         return kind is Kind.DELTA and start > 0 and Address(kind, parent) not in self._entries
 
-    def worth(self, entry: Entry, now: float) -> float:
+    def worth(self, entry: IndexEntry, now: float) -> float:
         """Return the prefill seconds that keeping the record is expected to save.
 
         A record whose chain is broken before the record cannot be used, and is worth nothing.
@@ -182,7 +182,7 @@ class Index:
         worth, at = self._worth[number]
         return worth * decay(now - at)
 
-    def _value_anew(self, entry: Entry) -> None:
+    def _value_anew(self, entry: IndexEntry) -> None:
         """Forget the worth of a record's segment, and that of the chunks after the record."""
         if not self._worth:  # as while the index is filled
             return
@@ -191,9 +191,9 @@ class Index:
             self._worth.pop(self._entries[address].segment, None)
 
 
-def new_entry(record: Record, length: int, now: float) -> Entry:
+def new_entry(record: Record, length: int, now: float) -> IndexEntry:
     """Return the entry of a record that is about to be written."""
-    return Entry(
+    return IndexEntry(
         record.address,
         record.parent,
         record.start,
@@ -208,9 +208,9 @@ def new_entry(record: Record, length: int, now: float) -> Entry:
     )
 
 
-def entry_of(header: Header, segment: int, offset: int, now: float) -> Entry:
+def entry_of(header: RecordHeader, segment: int, offset: int, now: float) -> IndexEntry:
     """Return the entry of a record that was found by a scan."""
-    return Entry(
+    return IndexEntry(
         header.address,
         header.parent,
         header.start,

@@ -35,7 +35,7 @@ class HasDigest(Protocol):
 
 
 @dataclass(frozen=True)
-class Identity:
+class KvIdentity:
     """Everything but the tokens that the bytes of KV depend on."""
 
     weights: str
@@ -83,7 +83,7 @@ def next_key(parent: bytes, tokens: Sequence[int]) -> bytes:
     return digest.digest()
 
 
-def chain(identity: Identity, tokens: Sequence[int]) -> list[Link]:
+def chain(identity: KvIdentity, tokens: Sequence[int]) -> list[Link]:
     """Return the chunks of all tokens; the last one may be shorter than the others."""
     links = []
     parent = identity.seed

@@ -63,7 +63,7 @@ _SIZES: Final = {
 }
 
 
-class Family(IntEnum):
+class LayerFamily(IntEnum):
     """What a layer's arrays are. The numbers are part of the format."""
 
     NONE = 0  # the record has nothing of this layer
@@ -87,7 +87,7 @@ class ArrayBytes:
 class LayerBytes:
     """One layer's arrays, None where the layer has none, and the layer's own numbers."""
 
-    family: Family
+    family: LayerFamily
     numbers: tuple[int, ...] = ()
     arrays: tuple[ArrayBytes | None, ...] = ()
 
@@ -151,7 +151,7 @@ class _Place(NamedTuple):
 
 
 class _Described(NamedTuple):
-    family: Family
+    family: LayerFamily
     numbers: tuple[int, ...]
     arrays: tuple[_Place | None, ...]
 
@@ -169,7 +169,7 @@ def _described(description: bytes, size: int) -> list[_Described]:
     """Return what a description says of `size` bytes of data. Raises BadRecord."""
     if len(description) > MAX_DESCRIPTION or size > MAX_DATA:
         raise BadRecord("the record is larger than any")
-    reader = _Reader(description)
+    reader = _DescriptionReader(description)
     (count,) = reader.unpack(_COUNT)
     if count > MAX_LAYERS:
         raise BadRecord("too many layers")
@@ -185,13 +185,13 @@ def _described(description: bytes, size: int) -> list[_Described]:
             array = reader.array(start, size)
             start = array.stop if array else start
             arrays.append(array)
-        layers.append(_Described(_known(Family, family), numbers, tuple(arrays)))
+        layers.append(_Described(_known(LayerFamily, family), numbers, tuple(arrays)))
     if start != size or not reader.at_end:
         raise BadRecord("the sizes do not add up")
     return layers
 
 
-class _Reader:
+class _DescriptionReader:
     """Read a description from its start, never beyond its end."""
 
     def __init__(self, description: bytes) -> None:

@@ -97,7 +97,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class RecordHeader:
     """The header of a record on disk. `length` counts the header too."""
 
     address: Address
@@ -160,7 +160,7 @@ def encode(identity: bytes, record: Record) -> Encoded:
     return Encoded((header + description, *data))
 
 
-def decode_header(header: bytes, identity: bytes) -> Header:
+def decode_header(header: bytes, identity: bytes) -> RecordHeader:
     """Return a header that was written by this version for this identity. Raises BadRecord."""
     if len(header) != HEADER_BYTES:
         raise BadRecord("the header ends early")
@@ -179,7 +179,7 @@ def decode_header(header: bytes, identity: bytes) -> Header:
     if described > MAX_DESCRIPTION or held > MAX_DATA:
         raise BadRecord("the record is larger than any")
     mark = header[MARK_OFFSET]
-    return Header(
+    return RecordHeader(
         Address(Kind(kind), key),
         parent,
         start,
@@ -192,7 +192,7 @@ def decode_header(header: bytes, identity: bytes) -> Header:
     )
 
 
-def decode_body(header: Header, body: memoryview) -> Payload:
+def decode_body(header: RecordHeader, body: memoryview) -> Payload:
     """Return the payload behind a header. Raises BadRecord."""
     if len(body) != header.description_bytes + header.data_bytes:
         raise BadRecord("the record ends early")

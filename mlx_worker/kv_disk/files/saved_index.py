@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from mlx_worker.kv_disk.files.index import Entry, SegmentState, in_pieces
+from mlx_worker.kv_disk.files.index import IndexEntry, SegmentState, in_pieces
 from mlx_worker.kv_disk.files.keys import IDENTITY_BYTES, KEY_BYTES
 from mlx_worker.kv_disk.files.payload import BadRecord
 from mlx_worker.kv_disk.files.records import (
@@ -73,14 +73,14 @@ def parse_segments(content: bytes, identity: bytes) -> dict[int, SegmentState]:
 
 def parse(
     content: bytes, identity: bytes, piece: int = _PIECE
-) -> tuple[dict[int, SegmentState], dict[int, list[Entry]]]:
+) -> tuple[dict[int, SegmentState], dict[int, list[IndexEntry]]]:
     """Return the segments and their entries of a saved copy. Raises BadRecord.
 
     `piece` is how many entries are parsed without a pause.
     """
     body = _body(content, identity)
     segments = _segments(body)
-    entries: dict[int, list[Entry]] = {number: [] for number in segments}
+    entries: dict[int, list[IndexEntry]] = {number: [] for number in segments}
     packed = body[_HEAD.size + len(segments) * _SEGMENT.size :]
     try:
         for fields in in_pieces(_ENTRY.iter_unpack(packed), piece):
@@ -93,7 +93,7 @@ def parse(
     return segments, entries
 
 
-def _packed(entry: Entry) -> bytes:
+def _packed(entry: IndexEntry) -> bytes:
     return _ENTRY.pack(
         entry.address.kind,
         entry.mark,
@@ -110,7 +110,7 @@ def _packed(entry: Entry) -> bytes:
     )
 
 
-def _entry(fields: tuple[Any, ...]) -> Entry:
+def _entry(fields: tuple[Any, ...]) -> IndexEntry:
     """Return an entry whose fields are all within their bounds. Raises BadRecord, KeyError."""
     kind, mark, key, parent, start, stop, seconds, segment, offset, length, uses, used_at = fields
     if not (
@@ -121,7 +121,7 @@ def _entry(fields: tuple[Any, ...]) -> Entry:
         and -_MOST < used_at < _MOST
     ):
         raise BadRecord("impossible fields")
-    return Entry(
+    return IndexEntry(
         tuple.__new__(Address, (_KINDS[kind], key)),  # half the time of Address(…)
         parent,
         start,

@@ -19,8 +19,8 @@ from mlx_worker.kv_disk.files.records import (
     HEADER_BYTES,
     MARK_OFFSET,
     Encoded,
-    Header,
     Mark,
+    RecordHeader,
     decode_body,
     decode_header,
 )
@@ -28,7 +28,7 @@ from mlx_worker.kv_disk.files.records import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mlx_worker.kv_disk.files.index import Entry
+    from mlx_worker.kv_disk.files.index import IndexEntry
 
     WriteAt = Callable[[int, list[memoryview], int], int]
     """As `os.pwritev`."""
@@ -84,7 +84,7 @@ class Segments:
         taken = {highest, *self.numbers()}
         return next(number for number in itertools.count(1) if number not in taken)
 
-    def scan(self, number: int) -> tuple[list[tuple[int, Header]], int, int]:
+    def scan(self, number: int) -> tuple[list[tuple[int, RecordHeader]], int, int]:
         """Return the headers that can be believed, the end of the last record, and the file's."""
         descriptor = open_file(self._folder, _name(number))
         try:
@@ -116,7 +116,7 @@ class Segments:
         finally:
             os.close(descriptor)
 
-    def read(self, number: int, offset: int) -> tuple[Header, memoryview]:
+    def read(self, number: int, offset: int) -> tuple[RecordHeader, memoryview]:
         """Return the header and everything behind the header. Raises BadRecord."""
         descriptor = open_file(self._folder, _name(number))
         try:
@@ -146,7 +146,7 @@ class Segments:
         finally:
             os.close(descriptor)
 
-    def load(self, entry: Entry) -> Payload:
+    def load(self, entry: IndexEntry) -> Payload:
         """Return the payload of the record that the index describes. Raises BadRecord."""
         header, body = self.read(entry.segment, entry.offset)
         if (
@@ -170,7 +170,7 @@ class Segments:
         """Remove a segment; reads that are under way go on."""
         os.unlink(_name(number), dir_fd=self._folder)
 
-    def _header(self, descriptor: int, offset: int) -> Header:
+    def _header(self, descriptor: int, offset: int) -> RecordHeader:
         content = bytearray(HEADER_BYTES)
         self._read(descriptor, memoryview(content), offset)
         return decode_header(bytes(content), self._identity)
@@ -204,7 +204,7 @@ class Segments:
             if count:
                 buffers[0] = buffers[0][count:]
 
-    def _headers(self, descriptor: int, size: int) -> Iterator[tuple[int, Header]]:
+    def _headers(self, descriptor: int, size: int) -> Iterator[tuple[int, RecordHeader]]:
         offset = 0
         while offset + HEADER_BYTES <= size:
             try:

@@ -22,7 +22,7 @@ BIND_AGAIN: Final = 2.0
 """Seconds between two tries to bind an address."""
 
 
-class _Settings(NamedTuple):
+class _EndpointSettings(NamedTuple):
     endpoint: str
     replay: str | None
     topic: str
@@ -51,7 +51,7 @@ class KvEventFeed:
         self._bind_again = bind_again
         self._log = log
         self._events = events
-        self._settings: _Settings | None = None
+        self._settings: _EndpointSettings | None = None
         self._sockets: EventSockets | None = None
         self._retry: asyncio.TimerHandle | None = None
 
@@ -68,7 +68,7 @@ class KvEventFeed:
         endpoint = config.kv_events
         settings = None
         if endpoint is not None:
-            settings = _Settings(endpoint, config.kv_events_replay, config.kv_events_topic)
+            settings = _EndpointSettings(endpoint, config.kv_events_replay, config.kv_events_topic)
         if settings == self._settings:
             return
         self.close()
@@ -90,7 +90,7 @@ class KvEventFeed:
             self._sockets = None
         self._settings = None
 
-    def _open(self, settings: _Settings) -> None:
+    def _open(self, settings: _EndpointSettings) -> None:
         # An extra: only a node that publishes events has it.
         from mlx_worker.supervisor.kv_events.publisher import EventSockets  # noqa: PLC0415
 

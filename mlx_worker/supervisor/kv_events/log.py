@@ -28,7 +28,7 @@ MAX_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class KvEventBatch:
     """What changed at once: first everything `is_cleared`, then `removed`, then `stored`."""
 
     sequence: int
@@ -57,7 +57,7 @@ class KvEventLog:
     process had then, so `cache_bytes` of the model bounds them.
     """
 
-    on_batch: Callable[[Batch], None] | None = None
+    on_batch: Callable[[KvEventBatch], None] | None = None
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class KvEventLog:
         self._max_batches = max_batches
         self._max_bytes = max_bytes
         self._now = now
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[KvEventBatch] = deque()
         self._nbytes = 0
         self._folded_at = 0.0
         self._folded: dict[int, msgspec.Raw] = {}
@@ -100,14 +100,14 @@ class KvEventLog:
         """
         kept, first = list(self._batches), self.next_sequence - len(self._batches)
         if start < first:
-            folded = Batch(first - 1, self._folded_at, dict(self._folded), is_cleared=True)
+            folded = KvEventBatch(first - 1, self._folded_at, dict(self._folded), is_cleared=True)
             kept.insert(0, folded)
         return ((batch.sequence, batch.payload()) for batch in kept if batch.sequence >= start)
 
     def _add(
         self, stored: Mapping[int, msgspec.Raw], removed: Sequence[int], *, is_cleared: bool
     ) -> None:
-        batch = Batch(self.next_sequence, self._now(), stored, removed, is_cleared)
+        batch = KvEventBatch(self.next_sequence, self._now(), stored, removed, is_cleared)
         self.next_sequence += 1
         self._batches.append(batch)
         self._nbytes += batch.nbytes

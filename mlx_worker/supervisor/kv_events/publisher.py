@@ -24,7 +24,7 @@ from mlx_worker.supervisor.kv_events.encoding import (
 )
 
 if TYPE_CHECKING:
-    from mlx_worker.supervisor.kv_events.log import Batch, KvEventLog
+    from mlx_worker.supervisor.kv_events.log import KvEventBatch, KvEventLog
 
 WAITING_BATCHES: Final = 256
 """Messages, each of at most about 80 kB."""
@@ -80,7 +80,7 @@ class EventSockets:
             self.close()
             raise OSError(error.errno, zmq.strerror(error.errno or 0)) from error
 
-    def send(self, batch: Batch) -> None:
+    def send(self, batch: KvEventBatch) -> None:
         """Send a batch to the subscribers that there are."""
         frames = [self._topic, sequence_bytes(batch.sequence), batch.payload()]
         self._publisher.send_multipart(frames, flags=zmq.NOBLOCK)

@@ -30,7 +30,7 @@ MOST: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class DiskRead:
+class SuspectedRead:
     """The records that one process read for a request, and when, on the loop's clock."""
 
     records: tuple[bytes, ...] = ()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlx_worker import errors
-from mlx_worker.supervisor.requests.disk_suspicion import MOST_OF_A_REQUEST, DiskRead
+from mlx_worker.supervisor.requests.disk_suspicion import MOST_OF_A_REQUEST, SuspectedRead
 from mlx_worker.supervisor.requests.output_buffer import OutputBuffer
 from mlx_worker.wire.messages import Generate, PrefillProgress, RequestFailed, Started
 from mlx_worker.wire.output import Done, FinishReason, PromptScores, RowOutput
@@ -147,7 +147,7 @@ class Generation:
         self._reports = 0  # of prompt tokens read, and of bytes loaded
         self._ended = asyncio.Event()
         self._lost_at: float | None = None
-        self._disk_read = DiskRead()
+        self._disk_read = SuspectedRead()
         self._awaits_token = True  # the first one, or the first one since a process was lost
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
@@ -221,7 +221,7 @@ class Generation:
         self.lost_by = why
         self.crash_records.append(CrashRecord(now, len(self.tokens)))
         self._awaits_token = True
-        self._disk_read = DiskRead()
+        self._disk_read = SuspectedRead()
         self.output.drop_partial_scores()
         if self._lost_at is None:
             self._lost_at = now
@@ -232,7 +232,7 @@ class Generation:
         self.on_progress()
 
     def _read_from_disk(self, records: Sequence[bytes]) -> None:
-        self._disk_read = DiskRead(tuple(records[:MOST_OF_A_REQUEST]), self._loop.time())
+        self._disk_read = SuspectedRead(tuple(records[:MOST_OF_A_REQUEST]), self._loop.time())
 
     @property
     def disk_suspects(self) -> tuple[bytes, ...]:

@@ -12,7 +12,7 @@ import pytest
 from mlx_worker.errors import StorageError
 from mlx_worker.kv_disk.account import Account
 from mlx_worker.kv_disk.files.folder import FORMAT_NAME, lock, open_folder, open_root
-from mlx_worker.kv_disk.reports import Outcome
+from mlx_worker.kv_disk.reports import StoreOutcome
 from tests.kv_disk.disk_harness import IDENTITY, OTHER, Disk, is_right, single
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def test_a_folder_that_cannot_be_trusted_is_left_alone(
     prepare(disk)
     before = state_below(disk.folder.parent)
     store = disk.open()
-    assert store.put(single(1)) is Outcome.OFF
-    assert store.put(single(2)) is Outcome.OFF
+    assert store.put(single(1)) is StoreOutcome.OFF
+    assert store.put(single(2)) is StoreOutcome.OFF
     assert store.get(single(1).address) is None
     store.maintain()
     store.close()
@@ -129,7 +129,7 @@ def test_two_nodes_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_two_processes_do_not_share_an_identity(disk: Disk) -> None:
     first = disk.open()
     second = disk.open()
-    assert second.put(single(1)) is Outcome.OFF
+    assert second.put(single(1)) is StoreOutcome.OFF
     assert "used by another process" in disk.lines[0]
     first.put(single(1))
     first.close()
@@ -151,7 +151,7 @@ def test_an_identity_is_opened_while_another_process_makes_room(disk: Disk) -> N
         opening.join(0.05)
         os.close(held)
     opening.join()
-    assert opened[0].put(single(1)) is Outcome.STORED
+    assert opened[0].put(single(1)) is StoreOutcome.STORED
     assert not disk.lines
     opened[0].close()
     os.close(folder)
@@ -179,7 +179,7 @@ def test_what_only_has_the_name_of_a_segment_or_an_index_is_not_read(
     make(own / "index")
     store = disk.open()
     assert is_right(single(1), store.get(single(1).address))
-    assert store.put(single(2)) is Outcome.STORED
+    assert store.put(single(2)) is StoreOutcome.STORED
     assert is_right(single(2), store.get(single(2).address))
     store.close()
     assert disk.segments[-1].name == "00000008.seg"

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS, Identity, chain
+from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS, KvIdentity, chain
 from tests.kv_disk.disk_harness import IDENTITY
 
 prompts = st.lists(st.integers(0, 3), max_size=3 * CHUNK_TOKENS)
 texts = st.text("a\0\u00e9", max_size=4)
 identities = st.builds(
-    Identity, texts, texts, texts, st.lists(texts, max_size=3).map(tuple), texts, settings=texts
+    KvIdentity, texts, texts, texts, st.lists(texts, max_size=3).map(tuple), texts, settings=texts
 )
 
 
@@ -40,7 +40,7 @@ def test_keys_are_equal_where_all_tokens_before_are(
 
 
 @given(identities, identities)
-def test_identities_share_no_bytes(one: Identity, other: Identity) -> None:
+def test_identities_share_no_bytes(one: KvIdentity, other: KvIdentity) -> None:
     assert (one == other) == (one.encoded == other.encoded) == (one.digest == other.digest)
 
 

@@ -14,8 +14,8 @@ from mlx_worker.kv_disk.files.payload import (
     ArrayBytes,
     BadRecord,
     Dtype,
-    Family,
     LayerBytes,
+    LayerFamily,
     Payload,
     attach,
     serialize,
@@ -45,7 +45,7 @@ def arrays(draw: st.DrawFn) -> ArrayBytes:
 
 layers = st.builds(
     LayerBytes,
-    st.sampled_from(Family),
+    st.sampled_from(LayerFamily),
     st.lists(st.integers(-(2**63), 2**63 - 1), max_size=8).map(tuple),
     st.lists(st.none() | arrays(), max_size=6).map(tuple),
 )
@@ -119,12 +119,12 @@ def test_any_bytes_are_a_payload_or_refused(noise: bytes, payload: Payload) -> N
 
 
 def test_a_description_of_too_much_is_refused_before_anything_is_made() -> None:
-    layer = struct.pack("<BBB", Family.FULL, 0, 1)
+    layer = struct.pack("<BBB", LayerFamily.FULL, 0, 1)
     for text in (
         struct.pack("<H", MAX_LAYERS + 1),
         struct.pack("<H", 1) + layer + struct.pack("<BB4I", Dtype.INT64, 4, *([2**32 - 1] * 4)),
         struct.pack("<H", 1) + layer + struct.pack("<BB", Dtype.INT64, 200),
-        struct.pack("<H", 1) + struct.pack("<BBB", Family.FULL, 255, 0),
+        struct.pack("<H", 1) + struct.pack("<BBB", LayerFamily.FULL, 255, 0),
     ):
         with pytest.raises(BadRecord):
             attach(text, memoryview(b""))
@@ -169,4 +169,4 @@ def test_an_array_of_another_size_than_its_shape_is_refused() -> None:
     one = ArrayBytes(Dtype.UINT8, (3,), b"12")
     other = ArrayBytes(Dtype.UINT8, (1,), b"34")
     with pytest.raises(BadRecord):
-        serialize((LayerBytes(Family.FULL, (), (one, other)),))
+        serialize((LayerBytes(LayerFamily.FULL, (), (one, other)),))

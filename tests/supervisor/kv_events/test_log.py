@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlx_worker.child.kv_blocks import BlockIndex
 from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
-from mlx_worker.supervisor.kv_events.log import Batch, KvEventLog
+from mlx_worker.supervisor.kv_events.log import KvEventBatch, KvEventLog
 from tests.kv_event_reader import Blocks
 from tests.rounds import rounds
 
@@ -99,7 +99,7 @@ def test_large_batches_are_folded_before_many_are() -> None:
 
 
 def test_a_lost_process_clears_what_it_had_and_only_that() -> None:
-    log, index, published = KvEventLog(), BlockIndex(), list[Batch]()
+    log, index, published = KvEventLog(), BlockIndex(), list[KvEventBatch]()
     log.on_batch = published.append
     log.on_process_lost()
     index.add(tokens(1))

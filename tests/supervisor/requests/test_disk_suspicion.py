@@ -11,8 +11,8 @@ from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.disk_suspicion import (
     MOST,
     SUSPECT_SECONDS,
-    DiskRead,
     DiskSuspects,
+    SuspectedRead,
 )
 from mlx_worker.wire.messages import Load
 from tests.fake_worker import RECORDS
@@ -31,7 +31,7 @@ from tests.supervisor_harness import (
     whole_text,
 )
 
-READ = DiskRead((b"a", b"b"), at=100.0)
+READ = SuspectedRead((b"a", b"b"), at=100.0)
 
 
 def test_what_was_read_is_suspected_until_a_token_and_a_while_have_passed() -> None:

@@ -42,7 +42,7 @@ IN_BODY: Final = "in the body"
 """In place of the name of a session that the body has: equal bodies name the same one."""
 
 
-class _Metadata(msgspec.Struct, frozen=True):
+class _UserMetadata(msgspec.Struct, frozen=True):
     """The user whom a client names in `metadata`."""
 
     user_id: str | None = None
@@ -53,11 +53,11 @@ class _SessionFields(msgspec.Struct, frozen=True):
 
     prompt_cache_key: str | None = None
     user: str | None = None
-    metadata: _Metadata | None = None
+    metadata: _UserMetadata | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class AttemptContent:
     """What the attempts of one request have in common, where no `Idempotency-Key` names them."""
 
     key: str
@@ -74,7 +74,7 @@ class Attempt:
     library would say so.
     """
 
-    content: Content
+    content: AttemptContent
     idempotency_key: str
     is_retry: bool
     comes_from_library: bool
@@ -111,7 +111,7 @@ async def attempt_of(
         return None
     digest = await _digest_of(body)
     return Attempt(
-        Content(key_name(request), dialect, digest, session),
+        AttemptContent(key_name(request), dialect, digest, session),
         idempotency_key,
         is_retry=_is_retry(retry_count),
         comes_from_library=retry_count is not None,

@@ -54,7 +54,7 @@ def all_of(data: bytes) -> bytes:
     return data
 
 
-class Follower:
+class StreamFollower:
     """Writes a recorded stream to one client.
 
     `select` returns the part of a chunk that the client is to get.
@@ -132,7 +132,7 @@ async def follow(
 
     `joined` is the id of the request that began the recording; "" for that request itself.
     """
-    follower = Follower(recording, select)
+    follower = StreamFollower(recording, select)
     recording.attach(follower)
     try:
         await recording.begun()

@@ -78,7 +78,7 @@ class RecordingWriter(AbstractStreamWriter):
         """Do nothing: each client has a framing of its own."""
 
 
-class _Connection:
+class _RecordedConnection:
     """The part of a connection that a request needs."""
 
     def __init__(self, original: web.Request, recording: Recording) -> None:
@@ -109,7 +109,7 @@ class RecordedHttpRequest(web.Request):
         super().__init__(
             message,
             EMPTY_PAYLOAD,
-            cast("Any", _Connection(original, recording)),
+            cast("Any", _RecordedConnection(original, recording)),
             RecordingWriter(recording),
             cast("Any", asyncio.current_task()),
             asyncio.get_running_loop(),

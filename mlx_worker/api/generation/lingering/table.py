@@ -22,7 +22,7 @@ from mlx_worker.supervisor.process.pause import PauseDetector
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from mlx_worker.api.generation.lingering.attempt import Attempt, Content
+    from mlx_worker.api.generation.lingering.attempt import Attempt, AttemptContent
     from mlx_worker.api.generation.lingering.recorded_request import Respond
     from mlx_worker.config.schema import ServerConfig
 
@@ -49,7 +49,7 @@ class RecordedRequests:
         self._pause = PauseDetector(asyncio.get_running_loop(), PAUSE_TICK)
         self._all: set[RecordedRequest] = set()
         self._by_key: dict[tuple[str, str], RecordedRequest] = {}
-        self._by_content: defaultdict[Content, list[RecordedRequest]] = defaultdict(list)
+        self._by_content: defaultdict[AttemptContent, list[RecordedRequest]] = defaultdict(list)
         self._by_response_id: dict[tuple[str, str], RecordedRequest] = {}
         self._ended: dict[RecordedRequest, int] = {}
         self._ended_bytes = 0

@@ -19,7 +19,7 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, Family, LayerBytes, Payload
+from mlx_worker.kv_disk.files.payload import ArrayBytes, Dtype, LayerBytes, LayerFamily, Payload
 from mlx_worker.kv_disk.files.records import Kind
 
 if TYPE_CHECKING:
@@ -31,16 +31,16 @@ _DTYPES: Final = {
 _OF_CODE: Final = {code: dtype for dtype, code in _DTYPES.items()}
 
 _FAMILIES: Final = {
-    KVCache: Family.FULL,
-    QuantizedKVCache: Family.QUANTIZED,
-    RotatingKVCache: Family.ROTATING,
-    ArraysCache: Family.ARRAYS,
+    KVCache: LayerFamily.FULL,
+    QuantizedKVCache: LayerFamily.QUANTIZED,
+    RotatingKVCache: LayerFamily.ROTATING,
+    ArraysCache: LayerFamily.ARRAYS,
 }
 KINDS: Final = {
-    Family.FULL: Kind.DELTA,
-    Family.QUANTIZED: Kind.DELTA,
-    Family.ROTATING: Kind.WINDOW,
-    Family.ARRAYS: Kind.STATE,
+    LayerFamily.FULL: Kind.DELTA,
+    LayerFamily.QUANTIZED: Kind.DELTA,
+    LayerFamily.ROTATING: Kind.WINDOW,
+    LayerFamily.ARRAYS: Kind.STATE,
 }
 """In which kind of record a layer's cache is stored."""
 
@@ -79,7 +79,7 @@ def describe_layers(cache: Sequence[Any]) -> tuple[str, ...]:
 class LayerArrays:
     """The arrays of one layer that become part of a record, None where the layer has none."""
 
-    family: Family
+    family: LayerFamily
     numbers: tuple[int, ...] = ()
     arrays: tuple[Any, ...] = ()
 
@@ -159,24 +159,24 @@ def _captured(layer: Any, kind: Kind, start: int, stop: int) -> LayerArrays:
     if family is None:
         raise UnfitKv(f"{type(layer).__name__} cannot be stored")
     if KINDS[family] is not kind:
-        return LayerArrays(Family.NONE)
-    if family is Family.ARRAYS:
+        return LayerArrays(LayerFamily.NONE)
+    if family is LayerFamily.ARRAYS:
         numbers: tuple[int, ...] = ()
         arrays: tuple[Any, ...] = (*layer.cache, layer.left_padding, layer.lengths)
-    elif family is Family.ROTATING:
+    elif family is LayerFamily.ROTATING:
         numbers = (layer.offset, layer.keep, layer.max_size, layer._idx)  # noqa: SLF001
         arrays = (layer.keys, layer.values)
         if layer.keys is not None and layer.offset != stop:
             raise UnfitKv("the window is of another end")
     else:
-        numbers = (layer.group_size, layer.bits) if family is Family.QUANTIZED else ()
+        numbers = (layer.group_size, layer.bits) if family is LayerFamily.QUANTIZED else ()
         if layer.keys is None:
             return LayerArrays(family, numbers)
         if layer.offset < stop:
             raise UnfitKv("the cache ends before the chunk")
         held = (
             (*layer.keys, *layer.values)
-            if family is Family.QUANTIZED
+            if family is LayerFamily.QUANTIZED
             else (layer.keys, layer.values)
         )
         arrays = tuple(array[..., start:stop, :] for array in held)

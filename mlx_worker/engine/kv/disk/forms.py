@@ -13,7 +13,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_worker.engine.kv.disk.arrays import LayerArrays, UnfitKv, capture, dtype_of, kinds_of
-from mlx_worker.kv_disk.files.payload import Family
+from mlx_worker.kv_disk.files.payload import LayerFamily
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ class ArrayForm:
 class LayerForm:
     """What the record of a layer has to be. `arrays` is empty where the model stores nothing."""
 
-    family: Family
+    family: LayerFamily
     numbers: tuple[int, ...]
     arrays: tuple[ArrayForm | None, ...]
 
@@ -53,12 +53,12 @@ class LayerForm:
         """Raise UnfitKv if the record of tokens `start` to `stop` is none of this layer's cache."""
         if layer.family is not self.family or len(layer.arrays) != len(self.arrays):
             raise UnfitKv("another class of cache")
-        if self.family is Family.ROTATING:
+        if self.family is LayerFamily.ROTATING:
             tokens: int | None = self._window(layer, stop)
         elif layer.numbers != self.numbers:
             raise UnfitKv("other numbers of a cache")
         else:
-            tokens = None if self.family is Family.ARRAYS else stop - start
+            tokens = None if self.family is LayerFamily.ARRAYS else stop - start
         for form, array in zip(self.arrays, layer.arrays, strict=True):
             if (form is None) != (array is None):
                 raise UnfitKv("an array too few, or too many")
@@ -99,7 +99,7 @@ def forms_of_cache(cache: Sequence[Any], tokens: int) -> tuple[LayerForm, ...]:
     """Return the form of each layer's cache, by a cache that holds this number of tokens."""
     captured = [capture(cache, kind, 0, tokens).layers for kind in sorted(kinds_of(cache) or ())]
     return tuple(
-        next(_form(layer) for layer in layers if layer.family is not Family.NONE)
+        next(_form(layer) for layer in layers if layer.family is not LayerFamily.NONE)
         for layers in zip(*captured, strict=True)
     )
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_worker.engine.kv.disk.arrays import describe_layers
-from mlx_worker.kv_disk.files.keys import Identity
+from mlx_worker.kv_disk.files.keys import KvIdentity
 from mlx_worker.system.cpu_features import vector_features
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ OWN: Final = "MLX_WORKER_"
 
 def identity_of(
     model: Any, cache: Sequence[Any], weights: str, versions: Mapping[str, str]
-) -> Identity:
+) -> KvIdentity:
     """Return the identity of a model's KV. `cache` is a new cache of the model.
 
     `weights` names the weights by their content; `versions` has those of the imported packages.
     """
-    return Identity(
+    return KvIdentity(
         settings=_settings(),
         weights=weights,
         mlx=versions["mlx"],

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_worker.engine.kv.disk.arrays import KINDS, UnfitKv, array_of, leaves_of
 from mlx_worker.engine.kv.disk.forms import TOKEN_AXIS
-from mlx_worker.kv_disk.files.payload import Family
+from mlx_worker.kv_disk.files.payload import LayerFamily
 from mlx_worker.kv_disk.files.records import Kind
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ class Restoration:
         leaf = self._leaves[place]
         arrays = [None if array is None else array_of(array) for array in record.arrays]
         match record.family:
-            case Family.FULL | Family.QUANTIZED:
+            case LayerFamily.FULL | LayerFamily.QUANTIZED:
                 self._chunks[place][start] = stop, arrays
-            case Family.ROTATING if arrays[0] is not None:
+            case LayerFamily.ROTATING if arrays[0] is not None:
                 leaf.state = (*arrays, *record.numbers)
-            case Family.ARRAYS:
+            case LayerFamily.ARRAYS:
                 *states, left_padding, lengths = arrays
                 leaf.state = (states, left_padding, lengths)
 
@@ -103,7 +103,7 @@ class Restoration:
         joined = [mx.concatenate(column, axis=TOKEN_AXIS) for column in self._columns(place, stop)]
         if not joined:
             return []  # a layer that the model leaves empty
-        if family is Family.FULL:
+        if family is LayerFamily.FULL:
             leaf.keys, leaf.values = joined
         else:
             middle = len(joined) // 2
@@ -128,10 +128,10 @@ class Restoration:
         return [[piece[number] for piece in pieces] for number in range(len(form.arrays))]
 
 
-def _arrays_of(leaf: Any, family: Family) -> list[Any]:
+def _arrays_of(leaf: Any, family: LayerFamily) -> list[Any]:
     """Return the arrays of keys and of values of a layer that can be cut; none of an empty one."""
     if leaf.keys is None:
         return []
-    if family is Family.QUANTIZED:
+    if family is LayerFamily.QUANTIZED:
         return [*leaf.keys, *leaf.values]
     return [leaf.keys, leaf.values]

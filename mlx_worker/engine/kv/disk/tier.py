@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mlx_worker.engine.history.memory import SampledTurn
-    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.keys import KvIdentity
     from mlx_worker.kv_disk.files.records import Kind, Record
     from mlx_worker.wire.messages import DiskCache
 
@@ -52,7 +52,7 @@ class DiskTier:
         self,
         store: DiskStore,
         model: Any,
-        identity: Identity,
+        identity: KvIdentity,
         kinds: frozenset[Kind],
         disk: DiskCache,
         cache_bytes: int,

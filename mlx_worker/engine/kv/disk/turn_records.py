@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from mlx_worker.engine.history.memory import DIGEST_BYTES, MAX_LEAD, SampledTurn, TurnPlace
 from mlx_worker.kv_disk.files.keys import KEY_BYTES
-from mlx_worker.kv_disk.files.payload import ArrayBytes, BadRecord, Dtype, Family, LayerBytes
+from mlx_worker.kv_disk.files.payload import ArrayBytes, BadRecord, Dtype, LayerBytes, LayerFamily
 from mlx_worker.kv_disk.files.records import Address, Kind, Record
 
 if TYPE_CHECKING:
-    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.keys import KvIdentity
     from mlx_worker.kv_disk.files.payload import Payload
 
 MAX_TOKENS: Final = 1 << 20
@@ -34,12 +34,12 @@ _TOKEN_BYTES: Final = 4
 _PARTS: Final = 6
 
 
-def address_of(identity: Identity, turn: SampledTurn) -> Address:
+def address_of(identity: KvIdentity, turn: SampledTurn) -> Address:
     """Return where a turn is found."""
     return _address(identity, _parts_of(turn))
 
 
-def record_of(identity: Identity, turn: SampledTurn) -> Record | None:
+def record_of(identity: KvIdentity, turn: SampledTurn) -> Record | None:
     """Return the record of a turn; None for a turn that is longer than any on disk.
 
     The record saves no seconds by itself, so that the record goes when its neighbours' KV goes.
@@ -51,14 +51,14 @@ def record_of(identity: Identity, turn: SampledTurn) -> Record | None:
         return None
     arrays = [ArrayBytes(Dtype.UINT8, (len(text),), text) for text in texts]
     arrays.append(ArrayBytes(Dtype.UINT32, (count,), tokens))
-    payload = (LayerBytes(Family.TURN, (), tuple(arrays)),)
+    payload = (LayerBytes(LayerFamily.TURN, (), tuple(arrays)),)
     address = _address(identity, parts)
     return Record(address, _NO_PARENT, start=0, stop=count, seconds=0.0, payload=payload)
 
 
-def turn_of(identity: Identity, address: Address, payload: Payload) -> SampledTurn:
+def turn_of(identity: KvIdentity, address: Address, payload: Payload) -> SampledTurn:
     """Return the turn of a record. Raises BadRecord for anything but what `record_of` makes."""
-    is_turn = len(payload) == 1 and payload[0].family is Family.TURN
+    is_turn = len(payload) == 1 and payload[0].family is LayerFamily.TURN
     arrays = payload[0].arrays if is_turn else ()
     dtypes = [None if array is None else array.dtype for array in arrays]
     if dtypes != [Dtype.UINT8] * (_PARTS - 1) + [Dtype.UINT32]:
@@ -85,7 +85,7 @@ def _parts_of(turn: SampledTurn) -> tuple[bytes, ...]:
     return (*encoded, place.digest, turn.tokens)
 
 
-def _address(identity: Identity, parts: tuple[bytes, ...]) -> Address:
+def _address(identity: KvIdentity, parts: tuple[bytes, ...]) -> Address:
     digest = hashlib.blake2b(identity.seed, digest_size=KEY_BYTES, person=_PERSON)
     for part in chain.from_iterable((_LENGTH.pack(len(part)), part) for part in parts):
         digest.update(part)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlx_worker.engine.history.history import TurnHistory
     from mlx_worker.engine.history.memory import KnownTurns, SampledTurn
     from mlx_worker.engine.kv.disk.tier import DiskTier
-    from mlx_worker.kv_disk.files.keys import Identity
+    from mlx_worker.kv_disk.files.keys import KvIdentity
     from mlx_worker.kv_disk.store import DiskStore
     from mlx_worker.wire.splice import Splice
 
@@ -37,7 +37,7 @@ LOAD_SECONDS: Final = 0.5
 
 def load_turns(
     store: DiskStore,
-    identity: Identity,
+    identity: KvIdentity,
     max_bytes: int,
     monotonic: Callable[[], float],
 ) -> list[SampledTurn]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from mlx_worker.api.generation.lingering.follower import Follower, all_of
+from mlx_worker.api.generation.lingering.follower import StreamFollower, all_of
 from mlx_worker.api.generation.lingering.recording import Recording
 from mlx_worker.api.generation.lingering.response_endpoints import SkippedEvents
 from tests.api.generation.test_stream import Client
@@ -24,7 +24,7 @@ class Reading:
 
     def __init__(self, recording: Recording) -> None:
         self.client = Client()
-        self.follower = Follower(recording, all_of)
+        self.follower = StreamFollower(recording, all_of)
         recording.attach(self.follower)
         self.running = asyncio.create_task(
             self.follower.run(

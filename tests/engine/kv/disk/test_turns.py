@@ -14,7 +14,7 @@ from mlx_worker.engine.history.memory import SampledTurn, TurnPlace
 from mlx_worker.engine.kv.disk.entry_writer import REST_SECONDS
 from mlx_worker.engine.kv.disk.turn_records import address_of, record_of, turn_of
 from mlx_worker.engine.kv.disk.turn_writer import load_turns
-from mlx_worker.kv_disk.files.payload import BadRecord, Family
+from mlx_worker.kv_disk.files.payload import BadRecord, LayerFamily
 from mlx_worker.wire.splice import packed
 from tests.agent_bench import Job, run
 from tests.agent_templates import FAMILIES, AgentFamily
@@ -208,7 +208,7 @@ def test_record_that_says_anything_else_is_refused(bench: DiskBench) -> None:
     record = record_of(identity, turn(5, 7))
     assert record is not None
     (layer,) = record.payload
-    wrong: list[Payload] = [(), (layer, layer), (replace(layer, family=Family.NONE),)]
+    wrong: list[Payload] = [(), (layer, layer), (replace(layer, family=LayerFamily.NONE),)]
     for place, array in enumerate(layer.arrays):
         assert array is not None
         for other in (None, replace(array, data=bytes(array.data)[:-1] + b"!")):
