@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,14 @@ def test_the_helper_of_grammars_loads_nothing_of_mlx() -> None:
 def test_the_process_that_parses_loads_nothing_of_http() -> None:
     loaded = loaded_by("mlx_worker.api.parsing.parser_process")
     assert loaded & {"aiohttp", "uvloop", "mlx", "mlx_lm"} == set()
+
+
+def test_a_class_name_is_defined_once() -> None:
+    """Who looks for a class by its name finds that class."""
+    places = defaultdict(list)
+    for file in sorted((ROOT / "mlx_worker").rglob("*.py")):
+        for part in ast.walk(ast.parse(file.read_text())):
+            if isinstance(part, ast.ClassDef):
+                places[part.name].append(str(file.relative_to(ROOT)))
+    assert len(places) > 600
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
