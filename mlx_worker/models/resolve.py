@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_worker.config.schema import Config, HostConfig, ModelConfig
-    from mlx_worker.config.schema.model import WeightType
+    from mlx_worker.config.schema.model_types import WeightType
     from mlx_worker.models.store import ModelFolder
     from mlx_worker.models.weight_types import WeightTypes
 

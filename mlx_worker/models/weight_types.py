@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 if TYPE_CHECKING:
-    from mlx_worker.config.schema.model import WeightType
+    from mlx_worker.config.schema.model_types import WeightType
     from mlx_worker.models.folder import ModelFolder
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Final
 
-from mlx_worker.config.schema.model import DROPPED_LINES
+from mlx_worker.config.schema.model_types import DROPPED_LINES
 from mlx_worker.errors import WeightsChanged
 from mlx_worker.system.package_code import child_code
 

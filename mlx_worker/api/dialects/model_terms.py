@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from mlx_worker.api.dialects.system_lines import drop_head_lines
 from mlx_worker.config.schema import Defaults
-from mlx_worker.config.schema.model import DROPPED_LINES
+from mlx_worker.config.schema.model_types import DROPPED_LINES
 from mlx_worker.errors import InvalidRequest
 from mlx_worker.wire.request import LoopRule
 

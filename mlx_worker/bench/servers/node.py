@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mlx_worker.bench.scenarios.scenario import Kind
-    from mlx_worker.config.schema.model import Speculation
+    from mlx_worker.config.schema.model_types import Speculation
 
 BY_SPECULATION: Mapping[Speculation, tuple[str, Kind]] = {
     "auto": ("node", "node"),

@@ -6,7 +6,7 @@ The table `[models.defaults]` below it has the values of fields that a request l
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -23,36 +23,22 @@ from mlx_worker.config.sampler_types import (
     TopP,
     Unit,
 )
+from mlx_worker.config.schema.model_types import (
+    DROPPED_LINES,
+    ContextLength,
+    EventEndpoint,
+    HeadLine,
+    LoopRepeats,
+    ReasoningBudget,
+    Speculation,
+    SplitKind,
+    SystemPrompt,
+    ToolMode,
+    Transport,
+    WeightType,
+)
 from mlx_worker.config.schema.types import Interval, Name
 from mlx_worker.config.sizes import Size
-
-ContextLength = Annotated[int, Meta(ge=8, le=1 << 24)]
-
-ReasoningBudget = Annotated[int, Meta(ge=-1, le=1 << 30)]
-
-LoopRepeats = Annotated[int, Meta(ge=2, le=100)]
-
-Speculation = Literal["auto", "on", "off"]
-
-WeightType = Literal["auto", "float32", "bfloat16"]
-
-SplitKind = Literal["tensor", "pipeline"]
-
-Transport = Literal["ring", "jaccl"]
-
-ToolMode = Literal["refuse", "ignore", "prompt"]
-
-HeadLine = Annotated[str, Meta(max_length=200, pattern=r"^[^*\r\n]+\*?$")]
-"""A whole line, or the beginning of one with `*` behind it."""
-
-DROPPED_LINES = ("x-anthropic-billing-header:*",)
-"""The line of accounting that Claude Code's system prompt begins with."""
-
-EventEndpoint = Annotated[
-    str, Meta(pattern=r"^tcp://([0-9.]{7,15}|\[[0-9a-fA-F:.]{2,45}\]):[0-9]{1,5}$")
-]
-
-SystemPrompt = Annotated[str, Meta(min_length=1, max_length=1_000_000)]
 
 
 class Defaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
