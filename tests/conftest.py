@@ -108,8 +108,10 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Generator[None, object, object]:
-    """Forget the applications of a test: aiohttp keeps the last 1,024 that were asked, with all
-    that they hold. The tasks among it are searched at the end of each loop.
+    """Forget the applications that a test asked.
+
+    aiohttp keeps the last 1,024 with all that they hold, and each loop that ends looks through all
+    tasks that there are.
     """
     result = yield
     web_app._cached_build_middleware.cache_clear()
