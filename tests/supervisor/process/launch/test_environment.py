@@ -115,7 +115,8 @@ async def test_a_process_starts_without_the_fronts_secrets(
 
 @pytest.mark.parametrize("name", ["MLX_ENABLE_TF32", "MLX_ENABLE_CACHE_THRASHING_CHECK"])
 @pytest.mark.parametrize(
-    ("of_node", "of_model", "expected"), [(None, None, "0"), ("1", None, "1"), ("1", "0", "0")]
+    ("of_node", "of_model", "expected"),
+    [(None, None, "0"), ("1", None, "1"), (None, "1", "1"), ("1", "0", "0")],
 )
 async def test_a_gpu_keeps_all_digits_and_takes_all_shapes_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
