@@ -80,7 +80,7 @@ class ModelClient:
             self._starter.ensure_started(model)
 
     def _can_be_started(self, model: ModelRuntime) -> bool:
-        return model.is_unloaded and model.retired_by is None and not self._drain.is_active
+        return model.is_unloaded and not model.is_going_away
 
     def refusal_for(self, model: ModelRuntime, until: float) -> WorkerError | None:
         """Return why a request cannot be taken on; None if it can.

@@ -88,10 +88,10 @@ class Retirement:
     def begin(self, model: ModelRuntime, *, is_replaced: bool) -> None:
         """End a model, in a task of its own. `is_replaced`: another model has its id."""
         self._models.add(model)
-        self._background.run(self._end(model, _removed(model.config.id, is_replaced=is_replaced)))
+        model.retired_by = refusal = _removed(model.config.id, is_replaced=is_replaced)
+        self._background.run(self._end(model, refusal))
 
     async def _end(self, model: ModelRuntime, refusal: WorkerError) -> None:
-        model.retired_by = refusal
         with contextlib.suppress(TimeoutError):
             async with self._pause.timeout(self._within):
                 await model.dispatcher.drain(refusal)

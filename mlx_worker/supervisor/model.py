@@ -61,6 +61,10 @@ class ModelHost(Protocol):
 
     kv_folder: KvFolder
 
+    @property
+    def draining(self) -> bool:
+        """True if the node is going away and takes no new work."""
+
     def on_state_entered(self, model: ModelRuntime, state: State) -> None:
         """Handle a new state of the model's child."""
 
@@ -183,6 +187,11 @@ class ModelRuntime:
         admission = self.admission
         at_work = self.child.open_ids or self.dispatcher.is_busy
         return bool(at_work or admission.running or admission.queued or self._unary_calls)
+
+    @property
+    def is_going_away(self) -> bool:
+        """True if model or node take no new work: only requests that have begun need it yet."""
+        return self.retired_by is not None or self._host.draining
 
     @property
     def is_unloaded(self) -> bool:

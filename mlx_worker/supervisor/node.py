@@ -140,8 +140,8 @@ class Node:
             self._background.run(self.client.warm_all(model))
 
     def on_retry_due(self, model: ModelRuntime) -> None:
-        """Retry a model that was given up; while the node drains, only for a model at work."""
-        if not self.drain.is_active or model.is_busy:
+        """Retry a model that was given up; one that is going away only if requests need it."""
+        if model.is_busy or not model.is_going_away:
             self.starter.retry(model)
 
     def on_work_ended(self) -> None:

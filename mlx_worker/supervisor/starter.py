@@ -109,6 +109,8 @@ class Starter:
 
     def inspect(self, model: ModelRuntime) -> None:
         """Inspect a model's folder now; start the model only if a start is wanted."""
+        if self._closed:
+            return
         inspection = self._inspection(model)
         if inspection.task is None or inspection.task.done():
             inspection.task = asyncio.create_task(self._inspect(model, inspection))
@@ -143,6 +145,7 @@ class Starter:
 
     def forget(self, model: ModelRuntime) -> None:
         """End all that is under way for a model. A stalled thread is left behind."""
+        self._placement.cancel(model)
         if (inspection := self._inspections.pop(model, None)) is not None:
             for task in filter(None, (inspection.task, inspection.watch)):
                 task.cancel()
@@ -152,6 +155,7 @@ class Starter:
         self._closed = True
         for model in list(self._inspections):
             self.forget(model)
+        self._placement.close()
 
     # --- inside ---
 
@@ -176,10 +180,10 @@ class Starter:
         # Only now: an operator may have stopped the model meanwhile.
         wanted, inspection.start_wanted = inspection.start_wanted, False
         model.start_blocked_by = None
-        if wanted or model.is_busy:
+        if model.is_busy or (wanted and not model.is_going_away):
             self._start(model, inspection)
         elif model.child.state is State.FAILED:
-            if model.child.desired_running:
+            if model.child.desired_running and not model.is_going_away:
                 self._start(model, inspection)
             else:
                 model.child.can_start()

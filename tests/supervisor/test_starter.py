@@ -32,6 +32,7 @@ from tests.supervisor_harness import (
     NOWHERE,
     PATIENT,
     QUICK,
+    Fifo,
     chat,
     eventually,
     planned,
@@ -452,6 +453,7 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
                 return not list(node._retiring)
 
             await eventually(retired)
+            await eventually(lambda: no_thread_inspects("a"))
             tried = folders.inspections.count("a")
             others = folders.inspections.count("b")
 
@@ -460,6 +462,61 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
 
             await eventually(the_other_was_tried_often)
             assert folders.inspections.count("a") == tried
+
+
+async def no_thread_inspects(model_id: str) -> bool:
+    """A thread that had begun is left behind, and may read the folder yet."""
+    return f"inspect {model_id}" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_retry_that_is_due_while_a_reload_removes_the_model_begins_nothing(
+    tmp_path: Path, turns: int
+) -> None:
+    with disk(tmp_path, missing="a") as folders:
+        async with running(
+            unseen("a"), launcher=scripted(), folders=folders.access, policy=NEVER_AGAIN
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            removed, tried = node.named("a"), len(folders.inspections)
+            node.reload([], folders.access)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            removed.child._writer._on_retry_due()
+            node.on_retry_due(removed)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            await eventually(lambda: no_thread_inspects("a"))
+            assert len(folders.inspections) == tried
+
+
+async def test_a_folder_that_answers_while_the_node_drains_starts_nothing(
+    tmp_path: Path, pace: Fifo
+) -> None:
+    launcher = scripted("--pace", str(pace.path))
+    timings = replace(QUICK, inspect=DEADLINE, drain=DEADLINE)
+    with disk(tmp_path, stalled="a") as folders:
+        async with running(
+            unseen("a"), unseen("b"), launcher=launcher, folders=folders.access, timings=timings
+        ) as node:
+            await reached(node, "b", State.READY)
+            generation = await node.client.generate(node.named("b"), chat("hello"))
+            stopping = asyncio.create_task(node.stop())
+            await eventually(lambda: drains(node))
+            folders.answers.set()
+            await eventually(lambda: no_thread_inspects("a"))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not stopping.done()
+            assert node.named("a").planned.folder is not None
+            assert node.named("a").child.lifecycle.incarnation == 0
+            pace.let(1)
+            assert await text_of(generation) == "hello"
+            await soon(stopping)
+
+
+async def drains(node: Node) -> bool:
+    return node.draining
 
 
 async def test_a_folder_is_watched_on_after_a_look_that_failed(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class Placement:
     def retry_waiting(self) -> None:
         """Try the models that wait for memory again: a request or a process has ended."""
         for model, reserved in list(self._waiting.items()):
-            if reserved or model.is_busy:
+            if model.is_busy or (reserved and not model.is_going_away):
                 self.ensure_started(model)
                 refusal = None if model in self._waiting else model.start_blocked_by
             else:
@@ -100,6 +100,11 @@ class Placement:
         """Do not start a model that waits for memory."""
         model.start_blocked_by = None
         self._waiting.pop(model, None)
+
+    def close(self) -> None:
+        """Start no model that waits for memory: the processes are about to end."""
+        for model in list(self._waiting):
+            self.cancel(model)
 
     def _corrected_claim(self, model: ModelRuntime) -> MemoryClaim:
         """Return a model's claim; one without a measurement is corrected by those of others.

@@ -253,6 +253,8 @@ class StateWriter:
             )
 
     def _on_retry_due(self) -> None:
+        if self._requested:
+            return  # a request that waits in the inbox leads out of this state
         if self.incarnation.is_running:
             # Two processes of one model would share its memory.
             self.post(Event.CANNOT_START, self.lifecycle.reason)

@@ -15,6 +15,7 @@ from mlx_worker.supervisor.process.launch.launcher import Launcher
 from mlx_worker.supervisor.process.states import State
 from mlx_worker.supervisor.requests.generation import Generation
 from tests.supervisor_harness import (
+    NOWHERE,
     PATIENT,
     QUICK,
     Fifo,
@@ -142,6 +143,43 @@ async def test_a_model_that_was_given_up_needs_room_to_be_restarted() -> None:
         await ready(node)
         with pytest.raises(MemoryFull):
             node.restart(node.named("b"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--ignore-eof"]], ids=["at-once", "in-its-own-time"])
+@pytest.mark.parametrize("order", ["ab", "ba"])
+async def test_a_node_that_stops_starts_no_model_that_waits_for_memory(
+    order: str, flags: list[str]
+) -> None:
+    """The one that leaves for it may end before the node's other processes, or after them."""
+    models = [planned(id_, preload=id_ == "a") for id_ in order]
+    timings = replace(QUICK, stop=0.2)
+    launcher = of_size(*flags)
+    async with running(*models, launcher=launcher, memory_limit=ONE, timings=timings) as node:
+        await ready(node)
+        b = node.named("b")
+        node.load(b)
+        assert node.placement.is_reserved(b)
+        await soon(node.stop())
+        assert b.child.state is State.STOPPED
+        assert b.child.lifecycle.incarnation == 0
+
+
+async def test_a_model_that_a_reload_removed_waits_for_memory_no_more() -> None:
+    a, b = planned("a"), planned("b", preload=False)
+    launcher = of_size("--ignore-eof")  # a takes its time to leave
+    timings = replace(QUICK, stop=0.2)
+    async with running(a, b, launcher=launcher, memory_limit=ONE, timings=timings) as node:
+        await ready(node)
+        removed = node.named("b")
+        node.load(removed)
+        assert node.placement.is_reserved(removed)
+        node.reload([a], NOWHERE)
+
+        async def retired() -> bool:
+            return removed not in node._retiring
+
+        await eventually(retired)
+        assert not node.placement.is_reserved(removed)
 
 
 # --- pressure -------------------------------------------------------------------------------
