@@ -10,8 +10,10 @@ from mlx_lm.generate import generation_stream
 from mlx_lm.utils import load_tokenizer
 
 from mlx_worker.system.priority import NativeThreads
+from tests.engine.kv.disk.open_tiers import end_writers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -25,6 +27,13 @@ def threads_that_preempt_none() -> None:
         with mx.stream(stream):
             mx.eval(mx.zeros(1) + 1)
     NativeThreads().preempt(allowed=False)
+
+
+@pytest.fixture(autouse=True)
+def disk_writers_end() -> Iterator[None]:
+    """End the writers to disk with their test: each would look after its folder for ever."""
+    yield
+    end_writers()
 
 
 @pytest.fixture(scope="session")

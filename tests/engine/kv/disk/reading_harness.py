@@ -25,6 +25,7 @@ from mlx_worker.wire.messages import DiskCache, PrefillProgress, Started
 from mlx_worker.wire.output import Done, StepOutput
 from mlx_worker.wire.prompt_cache import PromptWarmed
 from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.engine.kv.disk.open_tiers import opened
 from tests.synthetic_models import make
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Place:
             store, self.model, identity, kinds, settings, cache_bytes, lambda: self.seconds
         )
         tier.writer.start()
-        return Process(self, tier)
+        return Process(self, opened(tier))
 
     def without_disk(self) -> Process:
         """Return a process that keeps nothing on disk."""

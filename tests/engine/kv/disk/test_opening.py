@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlx_worker.engine.kv.disk.tier import DiskTier, TierOpening
 from mlx_worker.wire.messages import DiskCache
+from tests.engine.kv.disk.open_tiers import opened
 from tests.engine.kv.disk.reading_harness import GIB, SECONDS, VERSIONS, Place
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def test_a_folder_that_opens_too_late_is_released(tmp_path: Path) -> None:
         assert answers.wait(SECONDS)
         tier = DiskTier.open(settings, place.model, "weights", VERSIONS)
         assert tier is not None
-        return tier
+        return opened(tier)
 
     opening = TierOpening(open_tier)
     assert opening.wait(0) is None

@@ -15,6 +15,7 @@ from mlx_worker.kv_disk.chains import find_chain
 from mlx_worker.wire.messages import DiskCache, Started
 from mlx_worker.wire.output import StepOutput
 from mlx_worker.wire.request import ChatRequest, Sampling
+from tests.engine.kv.disk.open_tiers import opened
 from tests.engine.kv.disk.restored import restore
 from tests.synthetic_models import make
 
@@ -70,7 +71,7 @@ class Seat:
             monotonic=self.clock,
         )
         assert tier is not None
-        self.tier = tier
+        self.tier = opened(tier)
         self.engine = Engine(
             self.model,
             self.tokenizer,

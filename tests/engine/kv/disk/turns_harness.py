@@ -11,6 +11,7 @@ from mlx_worker.kv_disk.files.keys import CHUNK_TOKENS
 from mlx_worker.kv_disk.files.records import Kind
 from mlx_worker.wire.messages import DiskCache
 from tests.agent_bench import CONTEXT, Bench
+from tests.engine.kv.disk.open_tiers import opened
 from tests.engine.kv.disk.tier_harness import PATIENCE, VERSIONS, Clock
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class DiskBench(Bench):
             monotonic=self.clock,
         )
         assert tier is not None
-        self.tier = tier
+        self.tier = opened(tier)
         if not with_turns:
             tier.take_turns()
         self.engine = Engine(
