@@ -190,7 +190,7 @@ class ModelRuntime:
 
     @property
     def is_going_away(self) -> bool:
-        """True if model or node take no new work: only requests that have begun need it yet."""
+        """True if the model or its node takes no new work: only what has begun needs the model."""
         return self.retired_by is not None or self._host.draining
 
     @property

@@ -140,7 +140,7 @@ class Node:
             self._background.run(self.client.warm_all(model))
 
     def on_retry_due(self, model: ModelRuntime) -> None:
-        """Retry a model that was given up; one that is going away only if requests need it."""
+        """Retry a model that was given up. A model that is going away needs a request for that."""
         if model.is_busy or not model.is_going_away:
             self.starter.retry(model)
 

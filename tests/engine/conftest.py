@@ -31,7 +31,7 @@ def threads_that_preempt_none() -> None:
 
 @pytest.fixture(autouse=True)
 def disk_writers_end() -> Iterator[None]:
-    """End the writers to disk with their test: each would look after its folder for ever."""
+    """End the writers to disk with their test: each would maintain its folder until the last."""
     yield
     end_writers()
 

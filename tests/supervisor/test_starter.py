@@ -465,12 +465,12 @@ async def test_a_model_that_a_reload_removed_is_not_tried_again(tmp_path: Path) 
 
 
 async def no_thread_inspects(model_id: str) -> bool:
-    """A thread that had begun is left behind, and may read the folder yet."""
+    """Return True once no thread inspects the folder: a thread may outlive its model."""
     return f"inspect {model_id}" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_retry_that_is_due_while_a_reload_removes_the_model_begins_nothing(
+async def test_a_retry_due_while_a_reload_removes_its_model_begins_nothing(
     tmp_path: Path, turns: int
 ) -> None:
     with disk(tmp_path, missing="a") as folders:
@@ -513,6 +513,23 @@ async def test_a_folder_that_answers_while_the_node_drains_starts_nothing(
             pace.let(1)
             assert await text_of(generation) == "hello"
             await soon(stopping)
+
+
+async def test_a_retry_due_while_a_node_stops_begins_nothing(tmp_path: Path) -> None:
+    """Processes are asked to end only after the spares have ended."""
+    with disk(tmp_path, missing="a") as folders:
+        async with running(
+            unseen("a"), launcher=scripted(), folders=folders.access, policy=NEVER_AGAIN
+        ) as node:
+            await reached(node, "a", State.FAILED)
+            tried = len(folders.inspections)
+            node.starter.close()
+            with node.named("a").in_use():
+                node.on_retry_due(node.named("a"))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+            await eventually(lambda: no_thread_inspects("a"))
+            assert len(folders.inspections) == tried
 
 
 async def drains(node: Node) -> bool:

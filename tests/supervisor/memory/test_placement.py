@@ -150,7 +150,7 @@ async def test_a_model_that_was_given_up_needs_room_to_be_restarted() -> None:
 async def test_a_node_that_stops_starts_no_model_that_waits_for_memory(
     order: str, flags: list[str]
 ) -> None:
-    """The one that leaves for it may end before the node's other processes, or after them."""
+    """Model a, evicted for model b, may end before the node asks for its end, or after that."""
     models = [planned(id_, preload=id_ == "a") for id_ in order]
     timings = replace(QUICK, stop=0.2)
     launcher = of_size(*flags)
